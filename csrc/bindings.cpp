@@ -1,0 +1,144 @@
+// Python to C++: pointers in, dispatch, nothing else. curbench/kernels/ has checked dtypes, shapes and strides.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "check.h"
+#include "kernels.h"
+#include "philox.h"
+
+namespace py = pybind11;
+
+namespace curbench {
+namespace {
+
+// A numpy array, the data_ptr() of a tensor, or None.
+template <class T>
+T* at(py::handle h) {
+  if (h.is_none()) return nullptr;
+  if (py::isinstance<py::array>(h)) {
+    const void* data = py::reinterpret_borrow<py::array>(h).data();
+    return static_cast<T*>(const_cast<void*>(data));
+  }
+  return reinterpret_cast<T*>(h.cast<uintptr_t>());
+}
+
+// Where a call runs: on `threads` CPU threads, or on a stream of a device (device >= 0).
+struct Where {
+  int device;
+  int threads;
+  uintptr_t stream;
+};
+
+template <class Args, class Result>
+Result dispatch(const Args& args, const Where& where, Result (*on_cpu)(const Args&, int),
+                Result (*on_cuda)(const Args&, cuda::Queue)) {
+  check(where.threads >= 1, "threads must be at least 1; got " + std::to_string(where.threads));
+  const py::gil_scoped_release release;
+  if (where.device < 0) return on_cpu(args, where.threads);
+  return on_cuda(args, {where.device, reinterpret_cast<void*>(where.stream)});
+}
+
+Groups groups_of(py::handle offset, int64_t size, int64_t count, int64_t slots) {
+  check(slots < INT32_MAX, "a call takes fewer than 2^31 slots; got " + std::to_string(slots));
+  return {at<int64_t>(offset), size, count, slots};
+}
+
+void bind_group_advantage(py::module_& m) {
+  m.def("group_advantage", [](py::handle reward, bool is_double, py::handle offset, int64_t size, int64_t count,
+                              int64_t slots, int estimator, int64_t ddof, double eps, py::handle success,
+                              py::handle advantage, py::handle n, py::handle mean, py::handle var,
+                              py::handle degenerate, py::handle abs_advantage, py::handle success_count,
+                              py::handle fault, const Where& where) {
+    const GroupAdvantage args = {
+        at<void>(reward), is_double, groups_of(offset, size, count, slots), static_cast<Estimator>(estimator), ddof,
+        eps, at<uint8_t>(success), at<void>(advantage), at<int64_t>(n), at<double>(mean), at<double>(var),
+        at<uint8_t>(degenerate), at<double>(abs_advantage), at<int64_t>(success_count), at<int64_t>(fault)};
+    dispatch(args, where, cpu::group_advantage, cuda::group_advantage);
+  });
+}
+
+void bind_policy_improvement(py::module_& m) {
+  m.def("policy_improvement", [](py::handle new_logprob, int64_t new_stride, py::handle old_logprob,
+                                 int64_t old_stride, int64_t tokens, py::handle mask, int64_t mask_stride,
+                                 py::handle length, py::handle advantage, py::handle offset, int64_t size,
+                                 int64_t count, int64_t slots, int kind, double clip, py::handle utility,
+                                 py::handle ratio, py::handle token_count, py::handle fault, const Where& where) {
+    check(tokens < INT32_MAX, "a row holds fewer than 2^31 tokens; got " + std::to_string(tokens));
+    const PolicyImprovement args = {
+        at<float>(new_logprob), new_stride, at<float>(old_logprob), old_stride, tokens, at<uint8_t>(mask),
+        mask_stride, at<int64_t>(length), at<double>(advantage), groups_of(offset, size, count, slots),
+        static_cast<RatioKind>(kind), clip, at<double>(utility), at<double>(ratio), at<int64_t>(token_count),
+        at<int64_t>(fault)};
+    dispatch(args, where, cpu::policy_improvement, cuda::policy_improvement);
+  });
+}
+
+void bind_score_bank(py::module_& m) {
+  m.def("score_bank_workspace", &score_bank_workspace);
+  m.def("score_bank", [](py::handle feature, int64_t stride, int64_t problems, int64_t features, py::handle weight,
+                         double bias, double temperature, py::handle candidate, int64_t rows, int64_t count,
+                         int design, double floor, uint64_t seed, uint32_t step, py::handle score,
+                         py::handle problem, py::handle propensity, py::handle probability, py::handle workspace,
+                         py::handle fault, const Where& where) {
+    const ScoreBank args = {
+        at<float>(feature), stride, problems, features, at<double>(weight), bias, temperature, at<int64_t>(candidate),
+        rows, count, static_cast<Design>(design), floor, seed, step, at<float>(score), at<int64_t>(problem),
+        at<double>(propensity), at<double>(probability), at<double>(workspace), at<int64_t>(fault)};
+    const BankTotals totals = dispatch(args, where, cpu::score_bank, cuda::score_bank);
+    return std::make_pair(totals.log_normaliser, totals.reachable);
+  });
+}
+
+void bind_mirror_step(py::module_& m) {
+  m.def("mirror_step_workspace", &mirror_step_workspace);
+  m.def("mirror_step", [](py::handle probability, int64_t arms, py::handle arm, py::handle loss, int64_t slots,
+                          double eta, double floor, double share, py::handle out, py::handle workspace,
+                          py::handle fault, const Where& where) {
+    const MirrorStep args = {
+        at<double>(probability), arms, at<int64_t>(arm), at<double>(loss), slots, eta, floor, share, at<double>(out),
+        at<double>(workspace), at<int64_t>(fault)};
+    return dispatch(args, where, cpu::mirror_step, cuda::mirror_step);
+  });
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["kernels"] = "version " CURBENCH_VERSION ", compiled by " __VERSION__;
+  info["build"] = CURBENCH_CUDA_NOTE;
+  return info;
+}
+
+std::pair<int, std::string> cuda_status() {
+  std::string reason;
+  const int count = cuda::device_count(&reason);
+  return {count, reason};
+}
+
+// Doors for the tests and the benchmarks.
+void bind_doors(py::module_& m) {
+  m.def("philox4x32", [](uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
+    const Words r = philox4x32({{c0, c1, c2, c3}}, k0, k1);
+    return py::make_tuple(r.w[0], r.w[1], r.w[2], r.w[3]);
+  });
+  m.def("uniform", &uniform);
+  m.def("read_words", [](py::handle word, int64_t count) { return cpu::read_words(at<uint64_t>(word), count); });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  py::class_<Where>(m, "Where").def(py::init<int, int, uintptr_t>());
+  bind_group_advantage(m);
+  bind_policy_improvement(m);
+  bind_score_bank(m);
+  bind_mirror_step(m);
+  bind_doors(m);
+  m.def("build_info", &build_info);
+  m.def("cuda_status", &cuda_status);
+}
+
+}  // namespace curbench

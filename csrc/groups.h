@@ -1,0 +1,23 @@
+// Which slots belong to a group.
+#pragma once
+
+#include "kernels.h"
+#include "lanes.h"
+
+namespace curbench {
+
+struct Span {
+  int64_t first;
+  int64_t n;  // 0 when the bounds are wrong: not increasing, not from 0, not to R
+};
+
+CURBENCH_HD Span span_of(const Groups& groups, int64_t b) {
+  if (groups.offset == nullptr) return {b * groups.size, groups.size};
+  const int64_t low = groups.offset[b], high = groups.offset[b + 1];
+  const bool starts = b > 0 ? low > 0 : low == 0;
+  const bool ends = b + 1 < groups.count ? high < groups.slots : high == groups.slots;
+  if (starts && ends && low < high) return {low, high - low};
+  return {0, 0};
+}
+
+}  // namespace curbench

@@ -1,0 +1,138 @@
+// Arguments of every op as raw pointers, and its two entry points.
+//
+// The same struct goes to both back-ends; all pointers of a call live where it runs. Shapes: N problems of a bank,
+// F features, M candidates, B groups, R rollouts, L tokens, K arms. Nothing here allocates: outputs and workspaces
+// come from the caller. A `fault` entry holds INT64_MAX, or the smallest index that broke its rule.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace curbench {
+
+// Group b owns the slots offset[b] .. offset[b + 1], or b * size .. (b + 1) * size when offset is null.
+struct Groups {
+  const int64_t* offset;  // [count + 1] or null
+  int64_t size;
+  int64_t count;  // B
+  int64_t slots;  // R
+};
+
+enum class Estimator : int { kGrpo, kDrGrpo, kRloo };
+
+struct GroupAdvantage {
+  const void* reward;  // float or double [R]
+  bool is_double;
+  Groups groups;
+  Estimator estimator;
+  int64_t ddof;
+  double eps;
+  const uint8_t* success;  // [R] or null
+  void* advantage;         // as reward
+  int64_t* n;              // [B], as all below
+  double* mean;
+  double* var;
+  uint8_t* degenerate;
+  double* abs_advantage;
+  int64_t* success_count;  // null when success is
+  int64_t* fault;          // [3]: slot not finite, group with bad bounds, group of one
+};
+
+enum class RatioKind : int { kSequenceMean, kSequence, kTokenMean };
+
+struct PolicyImprovement {
+  const float* new_logprob;  // [R, L], rows new_stride apart
+  int64_t new_stride;
+  const float* old_logprob;
+  int64_t old_stride;
+  int64_t tokens;          // L
+  const uint8_t* mask;     // [R, L], read when length is null
+  int64_t mask_stride;
+  const int64_t* length;   // [R] or null
+  const double* advantage;  // [R]
+  Groups groups;
+  RatioKind kind;
+  double clip;         // upper bound of a ratio; inf for none
+  double* utility;     // [B]
+  double* ratio;       // [R]
+  int64_t* token_count;  // [R]
+  int64_t* fault;      // [4]: row with bad length, row with bad ratio, group with bad bounds, group with bad utility
+};
+
+enum class Design : int { kIid, kSystematic };
+
+struct ScoreBank {
+  const float* feature;  // [N, F], rows stride apart
+  int64_t stride;
+  int64_t problems;  // N
+  int64_t features;  // F
+  const double* weight;  // [F]
+  double bias;
+  double temperature;
+  const int64_t* candidate;  // [M], or null for the whole bank
+  int64_t rows;              // M
+  int64_t count;
+  Design design;
+  double floor;
+  uint64_t seed;
+  uint32_t step;
+  float* score;         // [M]
+  int64_t* problem;     // [count], as the two below
+  double* propensity;
+  double* probability;
+  double* workspace;  // score_bank_workspace(M) doubles
+  int64_t* fault;     // [2]: candidate outside the bank, candidate whose score is not finite
+};
+
+struct BankTotals {
+  double log_normaliser;
+  int64_t reachable;  // candidates of positive probability, known only when fewer than count of them exist; else -1
+};
+
+int64_t score_bank_workspace(int64_t rows);
+
+struct MirrorStep {
+  const double* probability;  // [K]
+  int64_t arms;               // K
+  const int64_t* arm;         // [m]
+  const double* loss;         // [m]
+  int64_t slots;              // m
+  double eta;
+  double floor;
+  double share;
+  double* out;        // [K], zero on entry
+  double* workspace;  // mirror_step_workspace(K) doubles
+  int64_t* fault;     // [3]: slot whose arm is outside, slot whose loss is not finite, bad probability
+};
+
+int64_t mirror_step_workspace(int64_t arms);
+
+namespace cpu {
+
+void group_advantage(const GroupAdvantage& args, int threads);
+void policy_improvement(const PolicyImprovement& args, int threads);
+BankTotals score_bank(const ScoreBank& args, int threads);
+bool mirror_step(const MirrorStep& args, int threads);  // false: see mirror_step.h
+
+// Sum of 64-bit words, for measuring what one thread can read.
+uint64_t read_words(const uint64_t* word, int64_t count);
+
+}  // namespace cpu
+
+namespace cuda {
+
+struct Queue {
+  int device;
+  void* stream;  // cudaStream_t
+};
+
+void group_advantage(const GroupAdvantage& args, Queue queue);
+void policy_improvement(const PolicyImprovement& args, Queue queue);
+BankTotals score_bank(const ScoreBank& args, Queue queue);  // waits for the device
+bool mirror_step(const MirrorStep& args, Queue queue);      // waits for the device
+
+// Number of usable devices, and the reason when it is 0.
+int device_count(std::string* reason);
+
+}  // namespace cuda
+}  // namespace curbench

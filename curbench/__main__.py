@@ -1,0 +1,5 @@
+"""``python -m curbench`` is ``curbench``."""
+
+from curbench.cli import main
+
+main()

@@ -1,0 +1,249 @@
+"""The command line: verbs only. Heavy imports live inside the verbs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Compare curriculum-selection methods for RL post-training: simulate, bench, train.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+EXTRA_OF = {"transformers": "train", "tensorboard": "train", "reasoning_gym": "tasks", "vllm": "vllm", "ray": "ray"}
+"""Optional modules, and the extra that brings each."""
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout, for machines.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; CURATOR.NAME=VALUE for one curator only.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Where to keep the results.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue what --out already holds.")]
+
+
+def main() -> None:
+    """Entry point: bad input is one sentence on stderr and exit code 2 (CURBENCH_DEBUG=1 shows the traceback)."""
+    try:
+        app()
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sentence = str(error)
+        if isinstance(error, ModuleNotFoundError):
+            extra = EXTRA_OF.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            sentence = f'{error.name} is not installed; run: pip install -e ".[{extra}]"'
+        if os.environ.get("CURBENCH_DEBUG"):
+            raise
+        print(f"curbench: {sentence}", file=sys.stderr)
+        sys.exit(2)
+
+
+def emit(row: dict[str, Any]) -> None:
+    """One JSON object on one line; NaN is not JSON and would be a bug."""
+    print(json.dumps(row, allow_nan=False), flush=True)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Test-beds, curators, suites, kernel ops and bounds, by name."""
+    from curbench.curators import CURATORS
+    from curbench.kernels import OPS
+    from curbench.regret import BOUNDS
+    from curbench.sim.arms import ARMS
+    from curbench.suites import SUITES
+
+    names = {
+        "arms": list(ARMS),
+        "curators": list(CURATORS),
+        "suites": list(SUITES),
+        "ops": list(OPS),
+        "bounds": list(BOUNDS),
+    }
+    if as_json:
+        emit(names)
+        return
+    for kind, name in names.items():
+        print(f"{kind:9}{'  '.join(name)}")
+
+
+@app.command()
+def sim(
+    work: Annotated[str, typer.Argument(metavar="ARMS/CURATOR[,CURATOR...]", help="As listed by: curbench list")],
+    horizon: Annotated[int, typer.Option(help="T, rounds; segments are rescaled to it.")] = 10_000,
+    seeds: Annotated[int, typer.Option(help="Independent runs.")] = 100,
+    batch: Annotated[int, typer.Option(help="m, draws per round.")] = 1,
+    arms: Annotated[int | None, typer.Option(help="K, where the test-bed leaves it open; default 10.")] = None,
+    instance_seed: Annotated[int, typer.Option(help="What is random about the test-bed itself.")] = 0,
+    setting: Set = [],  # noqa: B006  # typer copies it
+    out: Out = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate curators on synthetic arms; exit 1 when a proved bound or a certificate fails."""
+    from curbench.config import parse_hyper, parse_settings, settings_of, split_work
+    from curbench.console import bars
+    from curbench.curators import curator_class
+    from curbench.sim.arms import make_arms
+    from curbench.sim.simulate import describe, keep, kept, simulate
+
+    arms_name, curators = split_work(work, "ARMS", "CURATOR")
+    bed = make_arms(arms_name, horizon=horizon, arms=arms, instance_seed=instance_seed)
+    given = parse_settings(setting)
+    hyper = {name: parse_hyper(curator_class(name), settings_of(name, given, curators)) for name in curators}
+    spec = {"seeds": seeds, "batch": batch, "instance_seed": instance_seed}
+    failed = False
+    with bars() as bar:
+        for name in curators:
+            row = kept(out, bed, name, hyper[name], spec, resume=resume) if out else None
+            if row is None:
+                progress = bar(f"{arms_name}/{name}", seeds)
+                result = simulate(bed, name, seeds=seeds, batch=batch, hyper=hyper[name], progress=progress.advance)
+                row = result.row()
+                if out:
+                    keep(out, result, spec)
+            failed |= row["holds"] is False or row["certificate"]["holds"] is False
+            emit(row) if as_json else print(describe(row))
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def bench(
+    op: Annotated[str | None, typer.Argument(help="One op of: curbench list; default all.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Few and small shapes.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Keep the rows, with provenance.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time the kernels against what people run today, in the same process, after checking them."""
+    from curbench import bench
+    from curbench.console import bars
+    from curbench.record import environment, write_atomic
+
+    if out and out.exists():
+        raise ValueError(f"{out} exists; results are never overwritten: choose another --out")
+    with bars() as bar:
+        progress = bar("bench", 1.0)
+        rows = bench.run(None if op is None else [op], fast=fast, progress=progress.update)
+    for row in rows:
+        emit(row) if as_json else print(bench.describe(row))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, json.dumps({"environment": environment(), "rows": rows}, indent=1).encode())
+
+
+@app.command()
+def base(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new model.")],
+    suite: Annotated[str, typer.Option(help="Suite whose training problems it is warmed up on.")] = "countdown",
+    setting: Set = [],  # noqa: B006  # typer copies it
+    as_json: Json = False,
+) -> None:
+    """Train a small base model from scratch on solved, partly spoilt examples; settings are those of its recipe."""
+    from inspect import signature
+
+    from curbench.config import convert, parse_settings
+    from curbench.console import bars
+    from curbench.train.base import make_base
+
+    chosen = convert(make_base, parse_settings(setting), reserved=frozenset({"suite_name", "out_dir", "progress"}))
+    steps = chosen.setdefault("steps", signature(make_base).parameters["steps"].default)
+    with bars() as bar:
+        progress = bar("base", steps)
+        recipe = make_base(suite, out, progress=lambda step, loss: progress.update(step), **chosen)
+    emit(recipe) if as_json else print(f"{out}: pass rate {json.dumps(recipe['pass_rate'])}")
+
+
+@app.command()
+def train(
+    work: Annotated[
+        str, typer.Argument(metavar="SUITE/CURATOR[,CURATOR...]", help="NAME+nondegenerate drops zero-variance groups.")
+    ],
+    seeds: Annotated[str, typer.Option(help="One seed (7) or a range without its end (0:2).")] = "0",
+    budget_rollouts: Annotated[int | None, typer.Option(help="Stop after this many rollouts.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Stop after this many generated tokens.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where runs are kept, as SUITE/CURATOR/SEED.")] = Path("runs"),
+    model: Annotated[str | None, typer.Option(help="Local Hugging Face folder; default: a base model of ours.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 1,
+    setting: Set = [],  # noqa: B006  # typer copies it
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train with GRPO on problems that curators choose, at equal budgets."""
+    from curbench.config import parse_seeds, parse_settings, split_work, validate
+    from curbench.console import bars
+    from curbench.curators import split_admission
+    from curbench.sweep import run_grid
+    from curbench.train.run import TrainSpec, describe
+
+    suite, curators = split_work(work, "SUITE", "CURATOR")
+    common = parse_settings(setting) | {"suite": suite}
+    given = {"budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens, "model": model}
+    common |= {name: value for name, value in given.items() if value is not None}
+    base_name = {name: split_admission(name)[0] for name in curators}
+    own = {name: common.get(base_name[name], {}) for name in curators}
+    common = {name: value for name, value in common.items() if name not in base_name.values()}
+    runs = [(name, seed) for name in curators for seed in parse_seeds(seeds)]
+    specs = [
+        validate(TrainSpec, common | {"curator": name, "curator_set": own[name], "seed": seed}) for name, seed in runs
+    ]
+    with bars() as bar:
+        shown = {}
+
+        def progress(spec, spent):
+            key = (spec.curator, spec.seed)
+            if key not in shown:
+                shown[key] = bar(f"{spec.curator} seed {spec.seed}", 1.0)
+            shown[key].update(spec.budget.fraction(spent))
+
+        for row in run_grid(specs, out, jobs=jobs, resume=resume, progress=progress):
+            emit(row) if as_json else print(describe(row))
+
+
+@app.command()
+def report(
+    directory: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders or files that other verbs wrote.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """Make one self-contained HTML page of simulations, kernel timings and training runs."""
+    from curbench.report import write_report
+
+    summary = write_report(directory, out)
+    emit(summary) if as_json else print(f"report: {out.resolve()}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is installed, what the kernels were built with, and what is missing."""
+    from curbench.doctor import examine
+
+    finding = examine()
+    if as_json:
+        emit(finding)
+        return
+    for name, value in finding.items():
+        print(f"{name:16}{value if isinstance(value, str) else json.dumps(value)}")
+
+
+@app.command()
+def quickstart(
+    fast: Annotated[bool, typer.Option("--fast", help="About two minutes instead of ten.")] = False,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """The tour: simulate, check and time the kernels, compare curators under GRPO, write the report."""
+    from curbench.console import bars
+    from curbench.quickstart import tour
+
+    out = out or Path("runs/quickstart-fast" if fast else "runs/quickstart")
+    with bars() as bar:
+        summary = tour(out, fast=fast, bar=bar, say=lambda text: None if as_json else print(text, flush=True))
+    emit(summary) if as_json else print(f"report: {summary['report']}")
+    raise typer.Exit(1 if summary["failed"] else 0)

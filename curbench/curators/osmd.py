@@ -1,0 +1,150 @@
+"""OSMD: online stochastic mirror descent over arms in loss form, the algorithm whose regret bound curbench proves.
+
+p <- p exp(-eta l), l the importance-weighted loss estimate, then one of three ways to keep tracking:
+clip     KL projection on {p_i >= floor / K};
+share    (1 - share) p + share / K;
+restart  back to uniform every ``restart_every`` rounds.
+Bounds and their conditions: ``regret`` and docs/maths.md.
+"""
+
+from __future__ import annotations
+
+from math import ceil, log, sqrt
+from typing import Any, Literal, NamedTuple
+
+import numba as nb
+import numpy as np
+
+from curbench.curators.tabular import Design, TabularCurator, Unit
+from curbench.mirror import copy_, exponentiated_step_, project_on_floor_, share_
+from curbench.types import Array, Bank
+
+Method = Literal["clip", "share", "restart"]
+
+
+class OsmdCore(NamedTuple):
+    p: Array  # what is drawn from
+    stepped: Array  # the normalised mirror step before sharing or restarting; what the certificate needs
+    eta: float
+    floor: float  # of one arm: gamma / K
+    share: float
+    restart_every: int  # 0: never
+    low: float
+    high: float
+
+
+@nb.njit
+def update_core(core, arm, expected, utility, step):
+    """One mirror step on the loss 1 - y, y the utility mapped from [low, high] to [0, 1] and clipped."""
+    for j in range(utility.size):
+        y = (utility[j] - core.low) / (core.high - core.low)
+        loss = 1.0 - min(max(y, 0.0), 1.0)
+        exponentiated_step_(core.p, arm[j], loss / expected[j], core.eta)
+    project_on_floor_(core.p, core.floor)
+    copy_(core.stepped, core.p)
+    if core.share > 0.0:
+        share_(core.p, core.share)
+    if core.restart_every > 0 and (step + 1) % core.restart_every == 0:
+        core.p.fill(1.0 / core.p.size)
+
+
+def effective_arms(arms: int, batch: int) -> float:
+    """kappa = (K + m - 1) / m: m iid draws per round leave the variance of this many single-draw arms.
+
+    >>> effective_arms(10, 1), effective_arms(10, 9)
+    (10.0, 2.0)
+    """
+    return (arms + batch - 1) / batch
+
+
+class Osmd(TabularCurator):
+    """Online stochastic mirror descent, tabular, loss form.
+
+    method         "clip", "share" or "restart"
+    eta            step size; default: tuned for the bound from K, batch, horizon (and ``segments`` or ``variation``)
+    floor          gamma of "clip": every arm keeps at least gamma / K; default 1 / horizon
+    share          alpha of "share"; default 1 / horizon
+    restart_every  rounds between restarts; default tuned for a variation budget of ``variation``
+    segments       S, number of constant pieces of the comparator, if known; default 1
+    variation      V, sum over rounds of the largest change of a mean, if known; default unknown (restart assumes 1)
+    low, high      range of the utility that is mapped to [0, 1]; outside is clipped
+
+    Raises ValueError for an unknown method, a parameter outside its range or one the method does not use.
+    Source  OSMD: Bubeck & Cesa-Bianchi 2012 section 5; the tunings are those of docs/maths.md, theorems 1 and 2.
+    """
+
+    update_core = staticmethod(update_core)
+
+    def __init__(
+        self,
+        bank: Bank,
+        *,
+        method: Method = "clip",
+        eta: float | None = None,
+        floor: float | None = None,
+        share: float | None = None,
+        restart_every: int | None = None,
+        segments: int = 1,
+        variation: float | None = None,
+        low: float = 0.0,
+        high: float = 1.0,
+        unit: Unit = "stratum",
+        design: Design = "auto",
+        **common: Any,
+    ) -> None:
+        super().__init__(bank, unit=unit, design=design, **common)
+        self.method = method
+        self._check(floor=floor, share=share, restart_every=restart_every, eta=eta, low=low, high=high)
+        if segments < 1:
+            raise ValueError(f"segments must be at least 1; got {segments}")
+        if variation is not None and variation <= 0:
+            raise ValueError(f"variation must be positive; got {variation}")
+        k, t = self.arm_count, self.horizon
+        kappa = effective_arms(k, self.batch)
+        floor = (1.0 / t if floor is None else floor) if method == "clip" else 0.0
+        share = (1.0 / t if share is None else share) if method == "share" else 0.0
+        if method == "restart":
+            v = 1.0 if variation is None else variation
+            tuned = ceil((kappa * log(max(k, 2)) / 2) ** (1 / 3) * (t / v) ** (2 / 3))
+            restart_every = min(t, tuned) if restart_every is None else restart_every
+            default_eta = sqrt(2 * log(max(k, 2)) / (kappa * restart_every))
+        else:
+            restart_every = 0
+            mixing = floor if method == "clip" else share
+            reach = log(k / mixing) if mixing > 0 else log(max(k, 2))
+            if variation is None:
+                default_eta = sqrt(2 * (log(max(k, 2)) + (segments - 1) * reach) / (kappa * t))
+            else:
+                default_eta = (4 * variation * reach / (t * kappa**2)) ** (1 / 3)
+        p = np.full(k, 1.0 / k)
+        self.core = OsmdCore(
+            p=p,
+            stepped=p.copy(),
+            eta=float(default_eta if eta is None else eta),
+            floor=float(floor / k),
+            share=float(share),
+            restart_every=int(restart_every),
+            low=float(low),
+            high=float(high),
+        )
+
+    def _check(self, *, floor, share, restart_every, eta, low, high) -> None:
+        given = {"floor": floor, "share": share, "restart_every": restart_every}
+        own = {"clip": "floor", "share": "share", "restart": "restart_every"}
+        if self.method not in own:
+            raise ValueError(f"method must be one of {', '.join(own)}; got {self.method!r}")
+        for name, value in given.items():
+            if value is not None and name != own[self.method]:
+                raise ValueError(f"{name} belongs to another method than {self.method!r}; leave it out")
+        for name, value in (("floor", floor), ("share", share)):
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1]; got {value}")
+        if restart_every is not None and restart_every < 1:
+            raise ValueError(f"restart_every must be at least 1; got {restart_every}")
+        if eta is not None and eta <= 0:
+            raise ValueError(f"eta must be positive; got {eta}")
+        if not low < high:
+            raise ValueError(f"the utility range needs low < high; got [{low}, {high}]")
+
+    def metrics(self) -> dict[str, float]:
+        return {**super().metrics(), "eta": self.core.eta}

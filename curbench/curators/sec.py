@@ -1,0 +1,78 @@
+"""SEC, self-evolving curriculum: a softmax over an exponential moving average of each category's mean |advantage|."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numba as nb
+import numpy as np
+
+from curbench.curators.tabular import Design, TabularCurator, Unit
+from curbench.types import Array, Bank
+
+
+class SecCore(NamedTuple):
+    p: Array
+    q: Array  # moving average of the utility of each category
+    alpha: float
+    temperature: float
+    decay: bool  # whether categories without a draw forget
+
+
+@nb.njit
+def update_core(core, arm, expected, utility, step):
+    """Q_c <- alpha r_c + (1 - alpha) Q_c with r_c the mean utility of the category's slots; p = softmax(Q / tau)."""
+    k = core.p.size
+    total, count = np.zeros(k), np.zeros(k, np.int64)
+    for j in range(arm.size):
+        total[arm[j]] += utility[j]
+        count[arm[j]] += 1
+    for c in range(k):
+        if count[c] > 0:
+            core.q[c] += core.alpha * (total[c] / count[c] - core.q[c])
+        elif core.decay:
+            core.q[c] *= 1.0 - core.alpha
+    top = core.q.max()
+    mass = 0.0
+    for c in range(k):
+        core.p[c] = np.exp((core.q[c] - top) / core.temperature)
+        mass += core.p[c]
+    for c in range(k):
+        core.p[c] /= mass
+
+
+class Sec(TabularCurator):
+    """Self-Evolving Curriculum (Chen et al. 2025, 2505.14970), section 3.
+
+    alpha          step size of the moving average; 0.5 in the published runs
+    temperature    tau of the softmax; published 1.0 (Countdown), 0.4 (MATH), 0.2 (puzzles)
+    update_absent  what happens to a category without a draw in a step: "hold" (the paper's formula) or "decay" (the
+                   released code, whose average runs over all categories with zero for the absent ones)
+
+    Raises ValueError for a parameter outside its range. The paper draws categories iid; "auto" avoids duplicates.
+    """
+
+    update_core = staticmethod(update_core)
+
+    def __init__(
+        self,
+        bank: Bank,
+        *,
+        alpha: float = 0.5,
+        temperature: float = 1.0,
+        update_absent: Literal["hold", "decay"] = "hold",
+        unit: Unit = "stratum",
+        design: Design = "auto",
+        **common: Any,
+    ) -> None:
+        super().__init__(bank, unit=unit, design=design, **common)
+        if not 0.0 < alpha <= 1.0:
+            raise ValueError(f"alpha must be in (0, 1]; got {alpha}")
+        if temperature <= 0.0:
+            raise ValueError(f"temperature must be positive; got {temperature}")
+        if update_absent not in ("hold", "decay"):
+            raise ValueError(f"update_absent must be hold or decay; got {update_absent!r}")
+        k = self.arm_count
+        self.core = SecCore(
+            np.full(k, 1.0 / k), np.zeros(k), float(alpha), float(temperature), update_absent == "decay"
+        )

@@ -1,0 +1,122 @@
+"""Tabular curators: one probability per arm, with the arithmetic in compiled functions over a named tuple (the core).
+
+The shell here draws and translates feedback; ``sim.driver`` runs the same compiled functions in one jitted loop, so a
+curator validated in the simulator is, number for number, the one that trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from curbench.curators.base import Curator
+from curbench.sampling import expected_count_, select_iid_, select_systematic_, systematic_fits
+from curbench.types import Array, Bank, Feedback, Selection
+
+Design = Literal["auto", "iid", "systematic"]
+Unit = Literal["stratum", "problem"]
+
+
+class Arms(NamedTuple):
+    """Which problems each arm holds: ``member[start[c] : start[c] + size[c]]``; ``of[problem]`` is the arm."""
+
+    member: Array
+    start: Array
+    size: Array
+    of: Array
+
+
+def make_arms(bank: Bank, unit: Unit) -> Arms:
+    """Arms of a bank: its non-empty strata, or its problems.
+
+    >>> make_arms(Bank(key=["a", "b", "c"], stratum=[1, 1, 4]), "stratum").size
+    array([2, 1])
+    """
+    label = bank.stratum if unit == "stratum" else np.arange(len(bank))
+    _, of, size = np.unique(label, return_inverse=True, return_counts=True)
+    member = np.argsort(of, kind="stable")
+    return Arms(member, np.concatenate([[0], np.cumsum(size)[:-1]]), size, of.astype(np.int64))
+
+
+class TabularCurator(Curator):
+    """A curator that is a distribution p f64[K] over arms plus a compiled update.
+
+    unit    "stratum": arms are strata and a stratum's problems are drawn uniformly; "problem": every problem is an arm
+    design  "systematic" (no duplicates), "iid", or "auto": systematic while no cap binds, else iid
+
+    Subclasses set ``core`` (a named tuple of arrays and numbers whose field ``p`` is what is drawn from) and
+    ``update_core(core, arm, expected, utility, step)``, which must leave ``core.p`` positive and summing to 1.
+    """
+
+    core: Any
+    update_core: ClassVar[Callable[..., None]]
+
+    def __init__(self, bank: Bank, *, unit: Unit = "stratum", design: Design = "auto", **common: Any) -> None:
+        super().__init__(bank, **common)
+        if unit not in ("stratum", "problem"):
+            raise ValueError(f"unit must be stratum or problem; got {unit!r}")
+        if design not in ("auto", "iid", "systematic"):
+            raise ValueError(f"design must be auto, iid or systematic; got {design!r}")
+        if design == "systematic" and self.batch > len(bank):
+            raise ValueError(f"a systematic draw of {self.batch} problems needs as many; the bank has {len(bank)}")
+        self.unit = unit
+        self.design = design
+        self.arms = make_arms(bank, unit)
+
+    @property
+    def arm_count(self) -> int:
+        """K, the number of arms."""
+        return int(self.arms.size.size)
+
+    def select(self, batch: int) -> Selection:
+        iid = self._draws_iid(batch)
+        draw = select_iid_ if iid else select_systematic_
+        problem, propensity = np.empty(batch, np.int64), np.empty(batch)
+        draw(problem, propensity, self.core.p, *self.arms[:3], self.seed, self.step)
+        selection = Selection(
+            ticket=self.step,
+            step=self.step,
+            problem=problem,
+            propensity=propensity,
+            rollouts=np.full(batch, self.group, np.int32),
+            design="iid" if iid else "systematic",
+        )
+        self.step += 1
+        return selection
+
+    def _draws_iid(self, batch: int) -> bool:
+        if self.design == "auto":
+            return batch > len(self.bank) or not systematic_fits(self.core.p, self.arms.size, batch)
+        return self.design == "iid"
+
+    def update(self, feedback: Feedback) -> None:
+        selection = feedback.selection
+        arm, expected = self.expected_count(selection)
+        type(self).update_core(self.core, arm, expected, feedback.utility, selection.step)
+
+    def expected_count(self, selection: Selection) -> tuple[Array, Array]:
+        """(arm i64[B], expected f64[B]) of the slots of a selection, see ``sampling.expected_count_``."""
+        arm, expected = np.empty(len(selection), np.int64), np.empty(len(selection))
+        iid = selection.design == "iid"
+        expected_count_(arm, expected, selection.problem, selection.propensity, self.arms.of, self.arms.size, iid)
+        return arm, expected
+
+    def state(self) -> dict[str, Any]:
+        core = {name: value.copy() for name, value in self.core._asdict().items() if isinstance(value, np.ndarray)}
+        return {**super().state(), "core": core}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        for name, value in state["core"].items():
+            getattr(self.core, name)[...] = value
+
+    def metrics(self) -> dict[str, float]:
+        """Effective number of arms exp(entropy of p), and the smallest probability."""
+        p = self.core.p
+        positive = p[p > 0]
+        return {
+            "effective_arms": float(np.exp(-np.sum(positive * np.log(positive)))),
+            "smallest_probability": float(p.min()),
+        }

@@ -1,0 +1,28 @@
+"""Compiled ops with a numpy reference beside them: the only package that knows the extension.
+
+Every op takes ``backend="auto" | "reference" | "cpu" | "cuda"`` and ``threads``. "auto" is "cuda" for CUDA tensors and
+"cpu" for the rest; a back-end that is absent is an error, never a slower path. Results have the same bits for every
+number of threads.
+"""
+
+from curbench.kernels.advantage import group_advantage
+from curbench.kernels.bank import score_bank
+from curbench.kernels.contract import BankDraw, GroupAdvantage, PolicyImprovement
+from curbench.kernels.extension import build_info, cuda_status
+from curbench.kernels.improvement import policy_improvement
+from curbench.kernels.mirror import mirror_step
+
+OPS = {op.__name__: op for op in (group_advantage, policy_improvement, score_bank, mirror_step)}
+
+__all__ = [
+    "OPS",
+    "BankDraw",
+    "GroupAdvantage",
+    "PolicyImprovement",
+    "build_info",
+    "cuda_status",
+    "group_advantage",
+    "mirror_step",
+    "policy_improvement",
+    "score_bank",
+]

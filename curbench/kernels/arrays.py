@@ -1,0 +1,205 @@
+"""Arrays in and out: numpy, or torch on any device, by pointer and without a copy of what is large.
+
+torch is never imported here: whoever passes a tensor has done so.
+"""
+
+import contextlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from curbench.kernels.contract import NO_FAULT, group_size, require
+from curbench.kernels.extension import cuda_status, load
+
+BACKENDS = ("auto", "reference", "cpu", "cuda")
+
+# What each dtype of a small vector may be converted from. Matrices are never converted.
+WIDENS = {
+    "float64": ("float64", "float32", "float16", "bfloat16"),
+    "int64": ("int64", "int32", "int16", "int8", "uint32", "uint16", "uint8"),
+    "uint8": ("uint8", "bool"),
+}
+
+# Looking a name up is ten times faster than str(dtype).
+DTYPE_NAMES = {np.dtype(name): name for names in WIDENS.values() for name in names if name != "bfloat16"}
+
+
+class Numpy:
+    """Where numpy arrays, and what numpy makes arrays of, live."""
+
+    name = "numpy on the CPU"
+    on_cuda = False
+
+    def owns(self, value: Any) -> bool:
+        return not is_tensor(value)
+
+    def cast(self, value: Any) -> Any:
+        return np.asarray(value)
+
+    def dtype(self, array: Any) -> str:
+        return DTYPE_NAMES.get(array.dtype) or str(array.dtype)
+
+    def strides(self, array: Any) -> tuple[int, ...]:
+        return tuple(s // array.itemsize for s in array.strides)
+
+    def contiguous(self, array: Any, dtype: str) -> Any:
+        return np.ascontiguousarray(array, dtype)
+
+    def empty(self, n: int, dtype: str) -> Any:
+        return np.empty(n, dtype)
+
+    def full(self, n: int, value: float, dtype: str) -> Any:
+        return np.full(n, value, dtype)
+
+    def address(self, array: Any) -> Any:
+        return array
+
+    def to_numpy(self, value: Any) -> Any:
+        return value
+
+    def from_numpy(self, array: Any) -> Any:
+        return array
+
+    def where(self, threads: int) -> Any:
+        return load().Where(-1, threads, 0)
+
+    def guard(self) -> Any:
+        return contextlib.nullcontext()
+
+
+class Torch:
+    """Where tensors of one device live; CUDA work goes to that device's current stream."""
+
+    def __init__(self, device: Any):
+        self.torch = sys.modules["torch"]
+        self.device = device
+        self.name = f"torch on {device}"
+        self.on_cuda = device.type == "cuda"
+        require(device.type in ("cpu", "cuda"), f"tensors must be on a CPU or CUDA device; got {device}")
+
+    def owns(self, value: Any) -> bool:
+        return is_tensor(value) and value.device == self.device
+
+    def cast(self, value: Any) -> Any:
+        return value
+
+    def dtype(self, array: Any) -> str:
+        return str(array.dtype).removeprefix("torch.")
+
+    def strides(self, array: Any) -> tuple[int, ...]:
+        return array.stride()
+
+    def contiguous(self, array: Any, dtype: str) -> Any:
+        return array.detach().to(getattr(self.torch, dtype)).contiguous()
+
+    def empty(self, n: int, dtype: str) -> Any:
+        return self.torch.empty(n, dtype=getattr(self.torch, dtype), device=self.device)
+
+    def full(self, n: int, value: float, dtype: str) -> Any:
+        return self.torch.full((n,), value, dtype=getattr(self.torch, dtype), device=self.device)
+
+    def address(self, array: Any) -> Any:
+        return None if array is None else array.data_ptr()
+
+    def to_numpy(self, value: Any) -> Any:
+        return value.detach().cpu().numpy() if is_tensor(value) else value
+
+    def from_numpy(self, array: Any) -> Any:
+        return self.torch.as_tensor(array, device=self.device) if isinstance(array, np.ndarray) else array
+
+    def where(self, threads: int) -> Any:
+        if not self.on_cuda:
+            return load().Where(-1, threads, 0)
+        return load().Where(self.device.index, threads, self.torch.cuda.current_stream(self.device).cuda_stream)
+
+    def guard(self) -> Any:
+        return self.torch.cuda.device(self.device) if self.on_cuda else contextlib.nullcontext()
+
+
+Place = Numpy | Torch
+_NUMPY = Numpy()
+
+
+def is_tensor(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
+
+
+def place_of(value: Any) -> Place:
+    return Torch(value.device) if is_tensor(value) else _NUMPY
+
+
+def runs_reference(backend: str, place: Place, threads: int) -> bool:
+    """True for "reference". Raises if the back-end is absent (RuntimeError) or does not take arrays from there."""
+    require(backend in BACKENDS, f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+    require(threads >= 1, f"threads must be at least 1; got {threads!r}")
+    if backend == "reference":
+        return True
+    load()
+    if backend == "cuda" or place.on_cuda:
+        count, reason = cuda_status()
+        if count == 0:
+            raise RuntimeError(f"backend 'cuda' is not available: {reason}")
+    taken = "cuda" if place.on_cuda else "cpu"
+    require(backend in ("auto", taken), f"backend {backend!r} does not take {place.name}; pass {taken!r}")
+    return False
+
+
+def through_numpy(place: Place, op: Any, *args: Any, **options: Any) -> Any:
+    """``op`` on numpy copies of the arguments, its arrays brought back to ``place``."""
+    result = op(*(place.to_numpy(a) for a in args), **{name: place.to_numpy(value) for name, value in options.items()})
+    if not isinstance(result, tuple):
+        return place.from_numpy(result)
+    return type(result)(*(place.from_numpy(field) for field in result))
+
+
+def owned(place: Place, name: str, value: Any, ndim: int) -> Any:
+    if not place.owns(value):
+        other = place_of(value)
+        raise ValueError(f"{name} must live where the first argument does, {place.name}; it is {other.name}")
+    array = place.cast(value)
+    require(array.ndim == ndim, f"{name} must have {ndim} axis or axes; got shape {tuple(array.shape)}")
+    return array
+
+
+def vector(place: Place, name: str, value: Any, dtype: str, length: int | None = None) -> Any:
+    """``value`` as a contiguous vector of ``dtype``; a copy only if it is not one already."""
+    array = owned(place, name, value, 1)
+    allowed = WIDENS[dtype]
+    got = place.dtype(array)
+    require(got in allowed, f"{name} must have one of the dtypes {', '.join(allowed)}; got {got}")
+    require(length is None or len(array) == length, f"{name} must have {length} entries; got {len(array)}")
+    if got == "bool":  # already bytes of 0 and 1
+        dtype = got
+    return place.contiguous(array, dtype)
+
+
+def matrix(
+    place: Place, name: str, value: Any, dtypes: tuple[str, ...], shape: tuple[int, int] | None = None
+) -> tuple[Any, int]:
+    """(``value`` untouched, entries from one row to the next). Rows must be contiguous, but need not touch."""
+    array = owned(place, name, value, 2)
+    got = place.dtype(array)
+    require(got in dtypes, f"{name} must be {' or '.join(dtypes)}; got {got}")
+    require(shape is None or tuple(array.shape) == shape, f"{name} must have shape {shape}; got {tuple(array.shape)}")
+    row, column = place.strides(array)
+    require(
+        (column == 1 or array.shape[1] <= 1) and row >= 0,
+        f"{name} must have contiguous rows; got strides {(row, column)}: copy it once, where it is made",
+    )
+    return array, row
+
+
+def groups(place: Place, group: Any, slots: int) -> tuple[Any, int, int]:
+    """(offsets or None, group size or 0, number of groups). Whether offsets rise is for the kernel to see."""
+    if isinstance(group, int | np.integer):
+        size = group_size(group, slots)
+        return None, size, slots // size
+    offset = vector(place, "group", group, "int64")
+    require(len(offset) >= 1, "group offsets must have B + 1 entries, the first of them 0")
+    require(len(offset) > 1 or slots == 0, f"group offsets must end at the {slots} rollouts; they hold no group")
+    return offset, 0, len(offset) - 1
+
+
+def no_fault(place: Place, n: int) -> Any:
+    return place.full(n, NO_FAULT, "int64")

@@ -1,0 +1,155 @@
+"""What every op returns, which options it takes, and the sentences with which it refuses. Shared by all back-ends."""
+
+import math
+from typing import Any, NamedTuple
+
+ESTIMATORS = ("grpo", "dr_grpo", "rloo")  # the order of csrc/kernels.h, as in the two below
+RATIOS = ("sequence_mean", "sequence", "token_mean")
+DESIGNS = ("iid", "systematic")
+
+# Systematic draws take a candidate for certain above this probability; see csrc/score_bank.h.
+CERTAIN = 1.0 - 2.0**-30
+
+NO_FAULT = 2**63 - 1
+
+
+class GroupAdvantage(NamedTuple):
+    """R rollouts in B groups. ``mean`` to ``abs_advantage`` are per group; ``success`` is None when not given."""
+
+    advantage: Any  # [R], dtype of the reward
+    n: Any  # i64[B]
+    mean: Any  # f64[B]
+    var: Any  # f64[B]
+    degenerate: Any  # bool[B], all rewards equal
+    abs_advantage: Any  # f64[B], mean |advantage|
+    success: Any  # i64[B], successes, or None
+
+
+class PolicyImprovement(NamedTuple):
+    utility: Any  # f64[B]
+    ratio: Any  # f64[R]
+    tokens: Any  # i64[R]
+
+
+class BankDraw(NamedTuple):
+    problem: Any  # i64[count], row of the bank
+    propensity: Any  # f64[count], of the draw (iid) or of inclusion (systematic)
+    probability: Any  # f64[count], softmax of the score, without the floor
+    score: Any  # f32[M]
+    log_normaliser: float  # log sum exp(score)
+
+
+def require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> int:
+    """Position of ``value`` in ``allowed``; raises ValueError if it is not there."""
+    require(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+    return allowed.index(value)
+
+
+def unit_interval(name: str, value: float) -> None:
+    require(0.0 <= value <= 1.0, f"{name} must be in [0, 1]; got {value!r}")
+
+
+def advantage_options(ddof: int, eps: float, singleton: str) -> None:
+    require(ddof in (0, 1), f"ddof must be 0 or 1; got {ddof!r}")
+    require(0.0 <= eps < math.inf, f"eps must be finite and not negative; got {eps!r}")
+    choice("singleton", singleton, ("zero", "error"))
+
+
+def improvement_options(mask: Any, length: Any, ratio_clip: float | None) -> None:
+    require((mask is None) != (length is None), "exactly one of mask and length must be given")
+    require(ratio_clip is None or ratio_clip >= 1.0, f"ratio_clip must be at least 1, or None; got {ratio_clip!r}")
+
+
+def bank_options(rows: int, count: int, bias: float, temperature: float, design: str, floor: float) -> None:
+    choice("design", design, DESIGNS)
+    unit_interval("floor", floor)
+    require(math.isfinite(bias), f"bias must be finite; got {bias!r}")
+    require(0.0 < temperature < math.inf, f"temperature must be finite and positive; got {temperature!r}")
+    require(rows >= 1, "a bank needs at least one candidate to draw from")
+    require(count >= 1, f"count must be at least 1; got {count!r}")
+    if design == "systematic":
+        require(
+            count <= rows,
+            f"a systematic draw has no duplicates, so count must be at most the {rows} candidates; got {count!r}",
+        )
+
+
+def random_options(seed: int, step: int) -> None:
+    require(0 <= seed < 2**64, f"seed must be in [0, 2^64); got {seed!r}")
+    require(0 <= step < 2**32, f"step must be in [0, 2^32); got {step!r}")
+
+
+def mirror_options(eta: float, floor: float, share: float) -> None:
+    require(0.0 <= eta < math.inf, f"eta must be finite and not negative; got {eta!r}")
+    unit_interval("floor", floor)
+    unit_interval("share", share)
+
+
+def group_size(size: Any, slots: int) -> int:
+    require(bool(size >= 1 and slots % size == 0), f"a group size must divide the {slots} rollouts; got {size!r}")
+    return int(size)
+
+
+# The errors below take the indices that a kernel reported: the first offender of each rule, or NO_FAULT.
+
+
+def group_fault(b: int) -> None:
+    if b != NO_FAULT:
+        raise ValueError(f"group offsets must rise from 0 to R, without empty groups; see group {b}")
+
+
+def advantage_fault(fault: list[int], reward: Any, singleton: str) -> None:
+    slot, group, single = fault
+    group_fault(group)
+    if slot != NO_FAULT:
+        got = float(reward[slot])
+        raise ValueError(f"reward must be finite; slot {slot} has {got!r}: score it, or drop its rollout")
+    if singleton == "error" and single != NO_FAULT:
+        raise ValueError(f"a group needs two rollouts; group {single} has one: singleton='zero' gives it advantage 0")
+
+
+def improvement_fault(fault: list[int], length: Any, ratio: Any) -> None:
+    row, bad_ratio, group, bad_utility = fault
+    group_fault(group)
+    if row != NO_FAULT:
+        raise ValueError(f"length must be in [0, L]; row {row} has {int(length[row])!r}")
+    if bad_ratio != NO_FAULT:
+        got = float(ratio[bad_ratio])
+        remedy = "check its log-probabilities, or pass ratio_clip"
+        raise ValueError(f"an importance ratio must be finite; row {bad_ratio} has {got!r}: {remedy}")
+    if bad_utility != NO_FAULT:
+        raise ValueError(f"a utility must be finite; group {bad_utility} is not: check its advantages")
+
+
+def bank_fault(fault: list[int], candidate: Any, problems: int) -> None:
+    outside, bad = fault
+    if outside != NO_FAULT:
+        got = int(candidate[outside])
+        raise ValueError(f"a candidate must be in [0, {problems}), a row of the bank; slot {outside} has {got!r}")
+    if bad != NO_FAULT:
+        problem = bad if candidate is None else int(candidate[bad])
+        raise ValueError(f"a score must be finite; that of problem {problem} is not: check feature and weight")
+
+
+def unreachable(count: int, reachable: int) -> ValueError:
+    return ValueError(
+        f"a systematic draw of {count} needs as many candidates of positive probability; "
+        f"{reachable} have one: pass floor > 0, or a higher temperature"
+    )
+
+
+def mirror_fault(fault: list[int], solved: bool, probability: Any, arm: Any, loss: Any) -> None:
+    outside, bad_loss, bad = fault
+    if outside != NO_FAULT:
+        raise ValueError(f"an arm must be in [0, {len(probability)}); slot {outside} has {int(arm[outside])!r}")
+    if bad_loss != NO_FAULT:
+        raise ValueError(f"loss must be finite; slot {bad_loss} has {float(loss[bad_loss])!r}")
+    if bad != NO_FAULT:
+        got = float(probability[bad])
+        raise ValueError(f"probability must be finite and not negative; arm {bad} has {got!r}")
+    require(solved, "some probability must be positive, and eta * loss must not overflow")

@@ -1,0 +1,240 @@
+"""The ops in plain numpy and float64: slow, short, and what the compiled back-ends are tested against.
+
+Same signatures as in ``curbench.kernels``, without the back-end. Algorithms differ on purpose where they can: sorting
+instead of active sets, one prefix sum instead of blocks.
+"""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from curbench.kernels import contract
+from curbench.kernels.contract import NO_FAULT, BankDraw, GroupAdvantage, PolicyImprovement
+
+
+def first(bad: Any) -> int:
+    """Index of the first true entry, or NO_FAULT."""
+    return int(np.argmax(bad)) if np.any(bad) else NO_FAULT
+
+
+def offsets(group: Any, slots: int) -> Any:
+    """Offsets i64[B+1] of a group size or of offsets; ValueError if they do not cut ``slots`` into non-empty groups."""
+    if isinstance(group, int | np.integer):
+        return np.arange(0, slots + 1, contract.group_size(group, slots))
+    offset = np.asarray(group)
+    bad = np.diff(offset) <= 0
+    bad |= (offset[:-1] < 0) | (offset[1:] > slots)
+    if len(bad):
+        bad[0] |= offset[0] != 0
+        bad[-1] |= offset[-1] != slots
+    contract.group_fault(first(bad))
+    return offset
+
+
+def group_advantage(
+    reward: Any,
+    group: Any,
+    *,
+    estimator: str = "grpo",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    singleton: str = "zero",
+    success: Any = None,
+) -> GroupAdvantage:
+    """See ``curbench.kernels.group_advantage``.
+
+    >>> group_advantage(np.array([0.0, 1.0, 5.0]), np.array([0, 2, 3]), estimator="dr_grpo").advantage
+    array([-0.5,  0.5,  0. ])
+    """
+    contract.advantage_options(ddof, eps, singleton)
+    contract.choice("estimator", estimator, contract.ESTIMATORS)
+    reward = np.asarray(reward)
+    offset = offsets(group, len(reward))
+    n = np.diff(offset).astype(np.int64)
+    fault = [first(~np.isfinite(reward)), NO_FAULT, first(n == 1)]
+    contract.advantage_fault(fault, reward, singleton)
+
+    advantage = np.zeros(len(reward))
+    mean, var, abs_advantage = np.zeros((3, len(n)))
+    degenerate = np.zeros(len(n), bool)
+    for b in range(len(n)):
+        r = reward[offset[b] : offset[b + 1]].astype(np.float64)
+        mean[b] = r.mean()
+        degenerate[b] = r.max() == r.min()
+        if degenerate[b]:
+            continue
+        var[b] = ((r - mean[b]) ** 2).sum() / (len(r) - ddof)
+        if estimator == "grpo":
+            a = (r - mean[b]) / (math.sqrt(var[b]) + eps)
+        elif estimator == "rloo":
+            a = r - (r.sum() - r) / (len(r) - 1)
+        else:
+            a = r - mean[b]
+        advantage[offset[b] : offset[b + 1]] = a
+        abs_advantage[b] = np.abs(a).mean()
+    correct = None
+    if success is not None:
+        passed = np.asarray(success).astype(bool)
+        correct = np.array([passed[i:j].sum() for i, j in itertools.pairwise(offset)], np.int64)
+    return GroupAdvantage(advantage.astype(reward.dtype), n, mean, var, degenerate, abs_advantage, correct)
+
+
+def policy_improvement(
+    new_logprob: Any,
+    old_logprob: Any,
+    advantage: Any,
+    group: Any,
+    *,
+    mask: Any = None,
+    length: Any = None,
+    ratio: str = "sequence_mean",
+    ratio_clip: float | None = None,
+) -> PolicyImprovement:
+    """See ``curbench.kernels.policy_improvement``."""
+    contract.improvement_options(mask, length, ratio_clip)
+    contract.choice("ratio", ratio, contract.RATIOS)
+    slots, tokens = new_logprob.shape
+    offset = offsets(group, slots)
+    if mask is None:
+        length = np.asarray(length)
+        contract.improvement_fault(
+            [first((length < 0) | (length > tokens)), NO_FAULT, NO_FAULT, NO_FAULT], length, None
+        )
+        mask = np.arange(tokens) < length[:, None]
+    mask = np.asarray(mask).astype(bool)
+    n = mask.sum(axis=1)
+    log_rho = np.where(mask, new_logprob, 0.0).astype(np.float64) - np.where(mask, old_logprob, 0.0)
+
+    per_token = np.maximum(n, 1)
+    with np.errstate(over="ignore"):
+        if ratio == "token_mean":
+            value = np.where(mask, np.exp(log_rho), 0.0).sum(axis=1) / per_token
+        elif ratio == "sequence":
+            value = np.exp(log_rho.sum(axis=1))
+        else:
+            value = np.exp(log_rho.sum(axis=1) / per_token)
+    value = np.where(n == 0, 1.0, value)
+    if ratio_clip is not None:
+        value = np.minimum(value, ratio_clip)
+    contract.improvement_fault([NO_FAULT, first(~np.isfinite(value)), NO_FAULT, NO_FAULT], length, value)
+
+    gain = (value - 1.0) * np.asarray(advantage, np.float64)
+    utility = np.array([gain[i:j].mean() for i, j in itertools.pairwise(offset)])
+    contract.improvement_fault([NO_FAULT, NO_FAULT, NO_FAULT, first(~np.isfinite(utility))], length, value)
+    return PolicyImprovement(utility, value, n.astype(np.int64))
+
+
+def uniforms(seed: int, stream: int, step: int, n: int) -> Any:
+    from curbench import philox  # here, because numba takes long to import and only draws need it
+
+    return np.array([philox.uniform(np.uint64(seed), stream, step, k) for k in range(n)])
+
+
+def inclusion(q: Any, count: int) -> tuple[Any, Any]:
+    """(pi = min(1, c q) f64[M] summing to ``count``, which are certain bool[M]), by sorting.
+
+    >>> inclusion(np.array([0.8, 0.1, 0.1]), 2)[0]
+    array([1. , 0.5, 0.5])
+    """
+    order = np.argsort(-q, kind="stable")
+    ranked = q[order]
+    rest = np.cumsum(ranked[::-1])[::-1]  # rest[k]: mass when the k largest are certain
+    left = count - np.arange(len(q))
+    k = 0
+    while k < count and rest[k] > 0.0 and ranked[k] >= contract.CERTAIN * rest[k] / left[k]:
+        k += 1
+    if k < count and rest[k] <= 0.0:
+        raise contract.unreachable(count, k)
+    certain = np.zeros(len(q), bool)
+    certain[order[:k]] = True
+    scale = left[k] / rest[k] if k < count else 0.0
+    return np.where(certain, 1.0, scale * q), certain
+
+
+def score_bank(
+    feature: Any,
+    weight: Any,
+    *,
+    count: int,
+    bias: float = 0.0,
+    temperature: float = 1.0,
+    candidate: Any = None,
+    design: str = "iid",
+    floor: float = 0.0,
+    seed: int,
+    step: int = 0,
+) -> BankDraw:
+    """See ``curbench.kernels.score_bank``."""
+    from curbench import philox  # as in uniforms
+
+    contract.random_options(seed, step)
+    row = np.arange(len(feature)) if candidate is None else np.asarray(candidate)
+    contract.bank_options(len(row), count, bias, temperature, design, floor)
+    contract.bank_fault([first((row < 0) | (row >= len(feature))), NO_FAULT], candidate, len(feature))
+    dot = np.asarray(feature)[row].astype(np.float64) @ np.asarray(weight, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # reported below, by problem
+        score = ((dot + bias) / temperature).astype(np.float32)
+    contract.bank_fault([NO_FAULT, first(~np.isfinite(score))], candidate, len(feature))
+
+    s = score.astype(np.float64)
+    log_normaliser = float(s.max() + np.log(np.exp(s - s.max()).sum()))
+    p = np.exp(s - log_normaliser)
+    q = (1.0 - floor) * p + floor / len(row)
+    if design == "iid":
+        propensity = q
+        prefix = np.cumsum(q)
+        drawn = np.searchsorted(prefix, uniforms(seed, philox.DRAW, step, count) * prefix[-1], side="right")
+    else:
+        propensity, certain = inclusion(q, count)
+        sure, rest = np.flatnonzero(certain), np.flatnonzero(~certain)
+        left = count - len(sure)
+        prefix = np.cumsum(q[rest])
+        point = (uniforms(seed, philox.SYSTEMATIC, step, 1) + np.arange(left)) / max(left, 1)
+        drawn = np.append(sure, rest[np.searchsorted(prefix, point * prefix[-1], side="right")] if left else [])
+        drawn = drawn.astype(np.int64)
+    return BankDraw(row[drawn].astype(np.int64), propensity[drawn], p[drawn], score, log_normaliser)
+
+
+def mirror_step(
+    probability: Any,
+    arm: Any,
+    *,
+    loss: Any,
+    eta: float,
+    floor: float = 0.0,
+    share: float = 0.0,
+) -> Any:
+    """See ``curbench.kernels.mirror_step``.
+
+    >>> mirror_step(np.array([0.98, 0.01, 0.01]), np.array([], int), loss=np.array([]), eta=1.0, floor=0.3)
+    array([0.8, 0.1, 0.1])
+    """
+    contract.mirror_options(eta, floor, share)
+    probability, loss = np.asarray(probability, np.float64), np.asarray(loss, np.float64)
+    arm = np.asarray(arm)
+    arms = len(probability)
+    fault = [
+        first((arm < 0) | (arm >= arms)),
+        first(~np.isfinite(loss)),
+        first(~(np.isfinite(probability) & (probability >= 0.0))),
+    ]
+    contract.mirror_fault(fault, True, probability, arm, loss)
+    total = np.zeros(arms)
+    np.add.at(total, arm, loss)
+    alive = probability > 0.0
+    exponent = np.where(alive, -eta * total, -np.inf)
+    top = exponent.max(initial=-np.inf)
+    contract.mirror_fault([NO_FAULT] * 3, bool(np.isfinite(top)), probability, arm, loss)
+    p = probability * np.exp(exponent - top)
+
+    low = floor / arms
+    ranked = np.sort(p)[::-1]
+    kept = np.arange(1, arms + 1)  # the largest `kept` arms share what the floors leave
+    scale = (1.0 - (arms - kept) * low) / np.cumsum(ranked)
+    held = scale * ranked >= low
+    held[0] = True  # the largest arm always keeps a share; only rounding could deny it
+    k = int(np.flatnonzero(held)[-1])
+    p = np.maximum(low, scale[k] * p)
+    return (1.0 - share) * p / p.sum() + share / arms

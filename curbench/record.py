@@ -1,0 +1,308 @@
+"""Results on disk: written by the loop, never overwritten, resumed exactly.
+
+A run directory holds run.json (spec, environment, status), steps.jsonl and evals.jsonl (append-only), selections/ (one
+Parquet part per checkpoint: enough for off-policy evaluation later), checkpoint.safetensors (the latest one; replaced
+atomically, no pickle) and tensorboard/. What was written after the last checkpoint is cut when the run is resumed, so
+that N steps equal k steps, a kill and a resume.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from curbench.loop import Spent, StepResult
+from curbench.types import Evaluation
+
+State = dict[str, Any]
+
+VERSIONS = ("curbench", "numpy", "numba", "scipy", "torch", "transformers", "reasoning-gym")
+
+
+def environment() -> dict[str, Any]:
+    """Where results come from: commit, package versions, machine and the command that was run."""
+    versions: dict[str, str | None] = {}
+    for package in VERSIONS:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    name = Path(sys.argv[0]).name
+    return {
+        "commit": _commit(),
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores",
+        "command": " ".join(["curbench" if name == "__main__.py" else name, *sys.argv[1:]]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that runs, with "+" when it has changes; None outside a git checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if dirty.strip() else "")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
+
+
+def flatten(state: State, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, scalars) of a nested state, keyed by their path.
+
+    Raises ValueError for a key with a slash or a value that is neither an array nor JSON.
+
+    >>> flatten({"a": {"b": np.zeros(1), "c": 2}})
+    ({'a/b': array([0.])}, {'a/c': 2})
+    """
+    array: dict[str, np.ndarray] = {}
+    scalar: dict[str, Any] = {}
+    for key, value in state.items():
+        path = f"{prefix}{key}"
+        if "/" in str(key):
+            raise ValueError(f"state keys must not contain '/'; got {key!r}")
+        if isinstance(value, dict):
+            inner = flatten(value, path + "/")
+            array |= inner[0]
+            scalar |= inner[1]
+            if not value:
+                scalar[path] = {}
+        elif isinstance(value, np.ndarray):
+            array[path] = np.ascontiguousarray(value).reshape(value.shape)
+        elif value is None or isinstance(value, bool | int | float | str | list):
+            scalar[path] = value
+        else:
+            raise ValueError(f"state entry {path} must be an array or JSON; got {type(value).__name__}")
+    return array, scalar
+
+
+def unflatten(flat: dict[str, Any]) -> State:
+    """The nested state whose paths are the keys of ``flat``.
+
+    >>> unflatten({"a/b": 1, "a/c": 2})
+    {'a': {'b': 1, 'c': 2}}
+    """
+    state: State = {}
+    for path, value in flat.items():
+        *parents, last = path.split("/")
+        node = state
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return state
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replaces ``path`` by ``data`` in one step: a reader, or a kill, sees the old file or the new one."""
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class RunRecord:
+    """The record of one run, opened for writing; the loop's ``Recorder``.
+
+    directory  of the run; created when absent
+    spec       JSON object that identifies the run: everything that its numbers depend on
+    resume     continue what is there; without it an existing run is refused
+
+    Raises ValueError if a run exists and ``resume`` is False, or if it was made from another spec.
+    """
+
+    def __init__(
+        self, directory: Path, spec: dict[str, Any], *, resume: bool = False, tensorboard: bool = True
+    ) -> None:
+        self.directory = Path(directory)
+        self.spec = json.loads(json.dumps(spec))
+        self._parts: list[dict[str, np.ndarray]] = []
+        self._board = None
+        self.complete = False
+        self.spent: Spent | None = None
+        self.state: State | None = None
+        self._environment = [environment()]  # one entry for each process that has worked on the run
+        if (self.directory / "run.json").exists():
+            self._reopen(resume)
+        else:
+            (self.directory / "selections").mkdir(parents=True, exist_ok=True)
+            self._write_run("running")
+        if not self.complete:
+            self._steps = (self.directory / "steps.jsonl").open("a")
+            self._evals = (self.directory / "evals.jsonl").open("a")
+            if tensorboard:
+                self._board = _tensorboard(self.directory / "tensorboard", self.spent)
+
+    def _write_run(self, status: str) -> None:
+        run = {"spec": self.spec, "environment": self._environment, "status": status}
+        write_atomic(self.directory / "run.json", json.dumps(run, indent=1).encode())
+
+    def _reopen(self, resume: bool) -> None:
+        run = json.loads((self.directory / "run.json").read_text())
+        if not resume:
+            raise ValueError(f"a run exists in {self.directory}; pass --resume to continue it, or another --out")
+        changed = sorted(k for k in self.spec.keys() | run["spec"].keys() if self.spec.get(k) != run["spec"].get(k))
+        if changed:
+            raise ValueError(
+                f"the run in {self.directory} was made with other settings ({', '.join(changed)}); "
+                "resume it with its own, or choose another --out"
+            )
+        self.complete = run["status"] == "complete"
+        if self.complete:
+            return
+        self._environment = [*run["environment"], *self._environment]
+        self._write_run("running")
+        checkpoint = self.directory / "checkpoint.safetensors"
+        if checkpoint.exists():
+            self.spent, self.state = load_checkpoint(checkpoint)
+        self._cut(self.spent)
+
+    def _cut(self, spent: Spent | None) -> None:
+        """Drops what was written after the checkpoint at ``spent``; everything, if there is none."""
+        last = -1 if spent is None else spent.steps
+        for name in ("steps.jsonl", "evals.jsonl"):
+            path = self.directory / name
+            if path.exists():
+                kept = [line for line in path.read_text().splitlines() if _step_of(line) <= last]
+                write_atomic(path, "".join(line + "\n" for line in kept).encode())
+        for part in (self.directory / "selections").glob("*.parquet"):
+            if int(part.stem) > last:
+                part.unlink()
+
+    def step(self, result: StepResult, spent: Spent, metrics: dict[str, float]) -> None:
+        """Appends one row to steps.jsonl and keeps the slots for the next selections part."""
+        selection, feedback, stats = result.selection, result.feedback, result.feedback.stats
+        row: dict[str, Any] = {
+            "step": spent.steps,
+            "rollouts": spent.rollouts,
+            "tokens": spent.tokens,
+            "policy_step": result.report.policy_step,
+            "design": selection.design,
+            "reward": float(stats.mean.mean()),
+            "pass_rate": float((stats.success / stats.n).mean()),
+            "utility": float(feedback.utility.mean()),
+            "degenerate": float(stats.degenerate.mean()),
+            "admitted": float(feedback.admitted.mean()),
+            "length": float(stats.length.mean()),
+            "smallest_propensity": float(selection.propensity.min()),
+            "actor": {k: float(v) for k, v in result.report.metrics.items()},
+            "curator": metrics,
+            "seconds": {k: round(v, 6) for k, v in result.seconds.items()},
+        }
+        self._steps.write(json.dumps(row) + "\n")
+        self._steps.flush()
+        count = len(selection)
+        self._parts.append(
+            {
+                "step": np.full(count, spent.steps),
+                "ticket": np.full(count, selection.ticket),
+                "problem": selection.problem,
+                "propensity": selection.propensity,
+                "candidate_propensity": np.full(count, selection.candidate_propensity),
+                "rollouts": selection.rollouts,
+                "success": stats.success,
+                "utility": feedback.utility,
+                "admitted": feedback.admitted,
+                "tokens": feedback.tokens,
+            }
+        )
+        if self._board:
+            for name in ("reward", "pass_rate", "utility", "degenerate", "length"):
+                self._board.add_scalar(f"train/{name}", row[name], spent.steps)
+            for group in ("actor", "curator"):
+                for name, value in row[group].items():
+                    self._board.add_scalar(f"{group}/{name}", value, spent.steps)
+
+    def evaluation(self, evaluation: Evaluation, spent: Spent) -> None:
+        """Appends one evaluation to evals.jsonl, problem by problem, so that runs can be compared in pairs."""
+        row = {
+            "step": spent.steps,
+            "rollouts": spent.rollouts,
+            "tokens": spent.tokens,
+            "pass_rate": evaluation.pass_rate,
+            "success": evaluation.success.tolist(),
+            "n": evaluation.n.tolist(),
+            "stratum": evaluation.stratum.tolist(),
+            "eval_tokens": evaluation.tokens,
+        }
+        self._evals.write(json.dumps(row) + "\n")
+        self._evals.flush()
+        if self._board:
+            self._board.add_scalar("eval/pass_rate", evaluation.pass_rate, spent.steps)
+
+    def checkpoint(self, state: State, spent: Spent) -> None:
+        """Writes the slots since the last checkpoint, then the state; a kill in between loses nothing but time."""
+        if self._parts:
+            column = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.table(column), sink)
+            part = self.directory / "selections" / f"{spent.steps:08d}.parquet"
+            write_atomic(part, sink.getvalue().to_pybytes())
+            self._parts = []
+        for log in (self._steps, self._evals):
+            os.fsync(log.fileno())
+        array, scalar = flatten(state)
+        note = json.dumps({"spent": vars(spent), "scalars": scalar})  # one entry: safetensors orders several at random
+        write_atomic(self.directory / "checkpoint.safetensors", save(array, {"state": note}))
+        if self._board:
+            self._board.flush()
+
+    def close(self, complete: bool) -> None:
+        """Closes the logs; ``complete`` marks the run as finished."""
+        self._steps.close()
+        self._evals.close()
+        if self._board:
+            self._board.close()
+        if complete:
+            self._write_run("complete")
+            self.complete = True
+
+
+def load_checkpoint(path: Path) -> tuple[Spent, State]:
+    """(what was spent, nested state) of a checkpoint file."""
+    with safe_open(path, "np") as file:
+        note = json.loads(file.metadata()["state"])
+        array = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    return Spent(**note["spent"]), unflatten(array | note["scalars"])
+
+
+def _step_of(line: str) -> int:
+    """The step of a JSON line; a line that a kill cut short counts as later than everything."""
+    try:
+        return int(json.loads(line)["step"])
+    except json.JSONDecodeError:
+        return sys.maxsize
+
+
+def _tensorboard(directory: Path, spent: Spent | None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(directory, purge_step=None if spent is None else spent.steps + 1)

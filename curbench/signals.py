@@ -1,0 +1,85 @@
+"""Signals: estimators of the utility of having selected a problem, one number per group.
+
+A signal sees the rollouts, their rewards, the group statistics and the actor's report; it never sees an answer or a
+latent mean. ``SIGNALS`` maps the name that a run records to the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from curbench import kernels
+from curbench.types import Array, GroupStats, Reward, Rollouts, UpdateReport
+
+Signal = Callable[[Rollouts, Reward, GroupStats, UpdateReport], Array]
+
+
+def mean_reward(rollouts: Rollouts, reward: Reward, stats: GroupStats, report: UpdateReport) -> Array:
+    """f64[B], the mean reward of each group: in the bandit simulator the reward of an arm is its utility."""
+    return stats.mean
+
+
+def mean_abs_advantage(rollouts: Rollouts, reward: Reward, stats: GroupStats, report: UpdateReport) -> Array:
+    """f64[B], mean |advantage| of each group under the estimator of the run.
+
+    Source  the learnability signal of SEC (Chen et al. 2025, 2505.14970) and DUMP (Wang et al. 2025, 2504.09710).
+    """
+    return stats.abs_advantage
+
+
+def success_variance(rollouts: Rollouts, reward: Reward, stats: GroupStats, report: UpdateReport) -> Array:
+    """f64[B], k (G - k) / (G (G - 1)): unbiased for p (1 - p) of the pass rate p; 0 for a single rollout.
+
+    Source  learnability of SFL (Rutherford et al. 2024, 2408.15099), with the finite-sample correction.
+    """
+    n, k = stats.n, stats.success
+    return k * (n - k) / np.maximum(n * (n - 1), 1)
+
+
+def policy_improvement(
+    rollouts: Rollouts,
+    reward: Reward,
+    stats: GroupStats,
+    report: UpdateReport,
+    *,
+    ratio: str = "sequence_mean",
+    advantage: str = "dr_grpo",
+) -> Array:
+    """f64[B], mean over a group of (rho - 1) A: the change of expected reward that the update made on that problem.
+
+    ratio      "sequence_mean" (exp of the mean log-ratio, as released), "sequence" (likelihood ratio, clipped at 10) or
+               "token_mean"
+    advantage  "dr_grpo" (centred) or "rloo" (leave-one-out) estimate a change of expected reward; "grpo" (standardised)
+               divides it by the group's standard deviation
+    Raises     ValueError if the actor cannot report new log-probabilities.
+    Source     performance-difference identity; Gu et al. 2026 (2602.20532) section 3.1. In-sample, hence optimistic:
+               the ratio was raised because these very rollouts had a positive advantage.
+    """
+    if report.new_logprob is None:
+        raise ValueError("the signal policy_improvement needs an actor that reports new log-probabilities")
+    value = kernels.group_advantage(reward.reward, rollouts.offset, estimator=advantage).advantage
+    result = kernels.policy_improvement(
+        report.new_logprob(),
+        rollouts.logprob,  # type: ignore[attr-defined]  # rollouts of a language model carry them
+        value,
+        rollouts.offset,
+        length=rollouts.length.astype(np.int64),
+        ratio=ratio,
+        ratio_clip=10.0 if ratio == "sequence" else None,
+    )
+    return result.utility
+
+
+SIGNALS: dict[str, Signal] = {
+    "mean_reward": mean_reward,
+    "mean_abs_advantage": mean_abs_advantage,
+    "success_variance": success_variance,
+    "policy_improvement": policy_improvement,
+    "policy_improvement_loo": partial(policy_improvement, advantage="rloo"),
+    "policy_improvement_standardised": partial(policy_improvement, advantage="grpo"),
+    "policy_improvement_sequence": partial(policy_improvement, ratio="sequence"),
+    "policy_improvement_token": partial(policy_improvement, ratio="token_mean"),
+}

@@ -1,0 +1,307 @@
+"""One simulation: a curator on a test-bed over many seeds, with regret, bound and certificate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curbench.curators import curator_class
+from curbench.curators.base import Curator
+from curbench.curators.osmd import Osmd
+from curbench.philox import spawn_seeds
+from curbench.record import environment, write_atomic
+from curbench.regret import SLACK_TOLERANCE, Bound, Setting, bound_for
+from curbench.sim.arms import Arms
+from curbench.sim.driver import Trajectory, is_compiled, run_compiled, run_loop, time_compiled
+from curbench.stats import Interval, mean_interval, upper_limit
+from curbench.types import Array
+
+GRID_POINTS = 64
+FEW_SEEDS = 20
+"""With fewer, an upper limit above the bound proves nothing and a run is only failed by its mean."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Results of one curator on one test-bed.
+
+    regret         over seeds, of ``kind`` "p_form" (the conditional mean; what bounds are tested on) or "sampled"
+    bound          the theorem that covers this algorithm here, or None; ``value`` at the parameters that ran
+    holds          one-sided 99.9 % upper limit of the mean regret <= value; None when nothing is proved, or when fewer
+                   than ``FEW_SEEDS`` seeds leave it open
+    min_slack      smallest certificate slack over seeds and rounds, relative to its scale; None without a certificate
+    grid, curve    rounds [n] and cumulative regret [n, 3] as (mean, lo, hi); bound_curve [n] or None
+    """
+
+    arms: Arms
+    curator: str
+    hyper: dict[str, Any]
+    resolved: dict[str, Any]
+    seeds: int
+    batch: int
+    regret: Interval
+    sampled: Interval
+    kind: str
+    bound: Bound | None
+    value: float | None
+    holds: bool | None
+    min_slack: float | None
+    capped_rounds: int
+    us_per_round: float
+    us_per_round_full: float
+    driver: str
+    grid: Array
+    curve: Array
+    bound_curve: Array | None
+
+    @property
+    def certificate_holds(self) -> bool | None:
+        """Whether every step of every seed satisfied the inequality, to rounding; None without a certificate."""
+        return None if self.min_slack is None else self.min_slack >= -SLACK_TOLERANCE
+
+    @property
+    def failed(self) -> bool:
+        """True when a proved bound or a certificate is violated."""
+        return self.holds is False or self.certificate_holds is False
+
+    def row(self) -> dict[str, Any]:
+        """The machine-readable result: JSON scalars only."""
+        bound: dict[str, Any] = {"name": "none", "value": None, "status": "none", "source": None, "vacuous": None}
+        if self.bound is not None and self.value is not None:
+            bound = {
+                "name": self.bound.name,
+                "value": self.value,
+                "status": self.bound.status,
+                "source": self.bound.source,
+                "vacuous": self.value >= self.arms.horizon,
+            }
+        return {
+            "arms": self.arms.name,
+            "curator": self.curator,
+            "arms_count": self.arms.count,
+            "horizon": self.arms.horizon,
+            "seeds": self.seeds,
+            "batch": self.batch,
+            "regret": _interval(self.regret) | {"kind": self.kind, "comparator": self.arms.comparator},
+            "sampled_regret": _interval(self.sampled),
+            "bound": bound,
+            "holds": self.holds,
+            "certificate": {"min_slack": self.min_slack, "holds": self.certificate_holds},
+            "segments": self.arms.segments,
+            "variation": self.arms.variation,
+            "capped_rounds": self.capped_rounds,
+            "hyper": self.hyper,
+            "resolved": self.resolved,
+            "us_per_round": self.us_per_round,
+            "us_per_round_full": self.us_per_round_full,
+            "driver": self.driver,
+        }
+
+
+def _interval(value: Interval) -> dict[str, float | None]:
+    finite = np.isfinite(value.lo)
+    return {"mean": value.mean, "lo": value.lo if finite else None, "hi": value.hi if finite else None}
+
+
+def simulate(
+    arms: Arms,
+    curator: str,
+    *,
+    seeds: int = 100,
+    batch: int = 1,
+    hyper: dict[str, Any] | None = None,
+    first_seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Simulation:
+    """Runs ``seeds`` seeds of a curator on a test-bed and checks what is proved about it.
+
+    batch     m, draws per round
+    hyper     hyper-parameters of the curator; the design defaults to iid, which theorems 1 and 2 assume
+    threads   seeds run side by side; default all cores
+    progress  called after every seed
+    Raises    ValueError for a curator that does not exist, fewer than one seed, or hyper-parameters it refuses.
+
+    >>> from curbench.sim.arms import make_arms
+    >>> round(simulate(make_arms("stationary", horizon=100), "uniform", seeds=2).regret.mean, 9)  # 0.1 (1 - 1/10) T
+    9.0
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1; got {seeds}")
+    cls = curator_class(curator)
+    hyper = dict(hyper or {})
+    bank = arms.bank()
+
+    def fresh(seed: int) -> tuple[Any, tuple[int, int]]:
+        curator_seed, reward_seed = spawn_seeds(seed, 2)
+        made = cls(bank, seed=curator_seed, batch=batch, horizon=arms.horizon, **({"design": "iid"} | hyper))
+        return made, (curator_seed, reward_seed)
+
+    grid = np.unique(np.geomspace(1, arms.horizon, GRID_POINTS).astype(np.int64))
+    example, pair = fresh(first_seed)
+    if isinstance(example, Osmd) and (example.core.low, example.core.high) != (0.0, 1.0):
+        raise ValueError("rewards of the simulator lie in [0, 1]; leave low and high out")
+    compiled = is_compiled(example)
+    timing = time_compiled(lambda: fresh(first_seed)[0], arms, pair, grid) if compiled else None
+
+    def run(seed: int) -> Trajectory:
+        made, pair = fresh(seed)
+        result = run_compiled(made, arms, pair, grid) if compiled else run_loop(made, arms, pair, grid)
+        progress()
+        return result
+
+    workers = (threads or os.cpu_count() or 1) if compiled else 1
+    with ThreadPoolExecutor(workers) as pool:
+        trajectory = list(pool.map(run, range(first_seed, first_seed + seeds)))
+    us = timing or (np.mean([one.us for one in trajectory]), np.mean([one.us_full for one in trajectory]))
+    return _summarise(arms, curator, hyper, example, trajectory, grid, us)
+
+
+def _summarise(
+    arms: Arms,
+    curator: str,
+    hyper: dict[str, Any],
+    example: Curator,
+    trajectory: list[Trajectory],
+    grid: Array,
+    us: Any,
+) -> Simulation:
+    p_form = np.array([one.p_form for one in trajectory])
+    sampled = np.array([one.sampled for one in trajectory])
+    kind = "sampled" if np.isnan(p_form).any() else "p_form"
+    curve = sampled if kind == "sampled" else p_form
+    slack = np.array([one.min_slack for one in trajectory])
+    capped = sum(one.capped for one in trajectory)
+    covered = _bound(example, arms) if capped == 0 else None
+    bound, setting = covered or (None, None)
+    value = covered and covered[0].value(covered[1])
+    return Simulation(
+        arms=arms,
+        curator=curator,
+        hyper=hyper,
+        resolved={} if setting is None else {k: v for k, v in setting._asdict().items() if k in RESOLVED},
+        seeds=len(trajectory),
+        batch=example.batch,
+        regret=mean_interval(curve[:, -1]),
+        sampled=mean_interval(sampled[:, -1]),
+        kind=kind,
+        bound=bound,
+        value=value,
+        holds=None if value is None else _holds(curve[:, -1], value),
+        min_slack=None if np.isnan(slack).any() else float(slack.min()),
+        capped_rounds=capped,
+        us_per_round=float(us[0]),
+        us_per_round_full=float(us[1]),
+        driver="compiled" if is_compiled(example) else "python",
+        grid=grid,
+        curve=np.array([mean_interval(column)[:3] for column in curve.T]),
+        bound_curve=covered and _bound_curve(*covered, arms, grid),
+    )
+
+
+def _holds(regret: Array, value: float) -> bool | None:
+    """Whether the mean regret is below a proved bound; None when too few seeds leave it open."""
+    if upper_limit(regret) <= value:
+        return True
+    return None if regret.size < FEW_SEEDS and regret.mean() <= value else False
+
+
+RESOLVED = ("eta", "floor", "share", "restart_every")
+
+
+def _bound(curator: Curator, arms: Arms) -> tuple[Bound, Setting] | None:
+    """The theorem that covers this curator on these arms, and the parameters that really run."""
+    if not isinstance(curator, Osmd):
+        return None
+    core = curator.core
+    setting = Setting(
+        arms=arms.count,
+        batch=curator.batch,
+        horizon=arms.horizon,
+        eta=core.eta,
+        floor=core.floor * arms.count,
+        share=core.share,
+        restart_every=core.restart_every,
+        segments=arms.segments,
+        variation=arms.variation,
+    )
+    return bound_for(curator.method, arms.comparator), setting
+
+
+def _bound_curve(bound: Bound, setting: Setting, arms: Arms, grid: Array) -> Array:
+    """f64[n], the bound after the first t rounds, with the step size and floor of the whole run."""
+    segment = np.searchsorted(arms.start, grid, side="left") - 1
+    pieces, variation = arms.comparator_pieces, arms.cumulative_variation
+    return np.array(
+        [
+            bound.value(setting._replace(horizon=int(t), segments=int(pieces[s]), variation=float(variation[s])))
+            for t, s in zip(grid, segment, strict=True)
+        ]
+    )
+
+
+def describe(row: dict[str, Any]) -> str:
+    """One line for people: regret with interval, bound and certificate with their verdicts, cost of a round."""
+    regret, bound, slack = row["regret"], row["bound"], row["certificate"]["min_slack"]
+    verdict = {True: "holds", False: "VIOLATED", None: "open: too few seeds"}
+    parts = [
+        f"{row['arms']}/{row['curator']}  K={row['arms_count']} T={row['horizon']} m={row['batch']}",
+        f"regret {regret['mean']:.1f}"
+        + ("" if regret["lo"] is None else f" [{regret['lo']:.1f}, {regret['hi']:.1f}]")
+        + f" ({regret['comparator']}, {regret['kind']}, {row['seeds']} seeds)",
+    ]
+    if bound["value"] is None:
+        parts.append("no theorem covers this")
+    else:
+        vacuous = ", vacuous" if bound["vacuous"] else ""
+        parts.append(f"bound {bound['name']} {bound['value']:.1f} {verdict[row['holds']]}{vacuous}")
+    if slack is not None:
+        parts.append(f"certificate {verdict[row['certificate']['holds']]} (min slack {slack:.1e})")
+    parts.append(f"{row['us_per_round']:.2f} us/round {row['driver']}")
+    return "  ".join(parts)
+
+
+def result_path(out: Path, arms: Arms, curator: str, hyper: dict[str, Any], spec: dict[str, Any]) -> Path:
+    """Where a simulation is kept: OUT/sim/ARMS/CURATOR-hash.json, the hash over everything that was asked for."""
+    asked = {"arms": arms.count, "horizon": arms.horizon, "hyper": hyper} | spec
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    return Path(out) / "sim" / arms.name / f"{curator}-{digest}.json"
+
+
+def kept(
+    out: Path, arms: Arms, curator: str, hyper: dict[str, Any], spec: dict[str, Any], *, resume: bool
+) -> dict[str, Any] | None:
+    """The row of a simulation that ``out`` already holds, or None.
+
+    Raises ValueError if it holds one and ``resume`` is False.
+    """
+    path = result_path(out, arms, curator, hyper, spec)
+    if not path.exists():
+        return None
+    if not resume:
+        raise ValueError(f"{path} exists; pass --resume to keep it, or choose another --out")
+    return json.loads(path.read_text())["row"]
+
+
+def keep(out: Path, result: Simulation, spec: dict[str, Any]) -> Path:
+    """Writes a simulation with its curve and provenance, and returns the file."""
+    path = result_path(out, result.arms, result.curator, result.hyper, spec)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "row": result.row(),
+        "spec": spec,
+        "round": result.grid.tolist(),
+        "curve": result.curve.tolist(),
+        "bound_curve": None if result.bound_curve is None else result.bound_curve.tolist(),
+        "environment": environment(),
+    }
+    write_atomic(path, json.dumps(content).encode())
+    return path

@@ -1,0 +1,315 @@
+"""The GRPO actor: a language model that samples groups, is rewarded by a suite's verifier and takes clipped steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from curbench import philox
+from curbench.suites import Suite
+from curbench.train.losses import length_mask, surrogate, token_weight
+from curbench.train.policy import Policy, Prompt, completion_logprob, decode, encode
+from curbench.train.rollout import Sample, TokenRollouts, sample, token_noise
+from curbench.types import Array, Evaluation, Reward, Rollouts, Selection, UpdateReport
+
+
+class GRPOConfig(BaseModel):
+    """Everything that an update, a rollout and an evaluation depend on, apart from the model and the seed.
+
+    ratio, aggregation, clip_low, clip_high   the loss, see ``curbench.train.losses``
+    learning_rate, beta1, beta2, weight_decay AdamW with a constant rate; grad_clip bounds the gradient's norm
+    epochs, minibatches                       passes over a batch, and optimiser steps per pass, each on whole groups
+    micro_batch                               rollouts per forward pass of an update; bounds memory, never the result
+    temperature, max_new_tokens               of sampling, in training and in evaluation
+    evaluation_problems                       held-out problems, spread evenly over the test split; None takes all
+    evaluation_samples, evaluation_seed       completions per held-out problem and the seed of their noise: keep both
+                                              equal across runs, so that evaluations are paired
+    evaluation_batch                          completions sampled at a time
+    threads                                   of torch, for the whole process; None leaves them alone. Equal bits need
+                                              an equal number
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ratio: Literal["token", "sequence"] = "token"
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    clip_low: float = Field(default=0.2, ge=0, lt=1)
+    clip_high: float = Field(default=0.2, ge=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    epochs: int = Field(default=1, ge=1)
+    minibatches: int = Field(default=1, ge=1)
+    micro_batch: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=20, ge=1)
+    evaluation_problems: int | None = Field(default=None, ge=1)
+    evaluation_samples: int = Field(default=1, ge=1)
+    evaluation_seed: int = Field(default=0, ge=0)
+    evaluation_batch: int = Field(default=512, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class GRPOActor:
+    """Trains a policy on the problems that a curator selects; implements ``curbench.loop.Actor``.
+
+    policy  the model to train, in place
+    train   suite whose bank the selections index
+    test    suite of held-out problems
+    seed    64-bit seed of all sampling: key of the noise, with step, rollout and position as counter
+    """
+
+    def __init__(self, policy: Policy, train: Suite, test: Suite, *, seed: int, config: GRPOConfig) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.policy = policy
+        self.config = config
+        self.policy_step = 0
+        self._train = train
+        self._test = test
+        self._seed = seed
+        self._rollout_step = 0
+        self._parameter = dict(policy.model.named_parameters())
+        self._optimizer = torch.optim.AdamW(
+            self._parameter.values(),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+        for p in self._parameter.values():
+            moment = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            self._optimizer.state[p] = {"step": torch.tensor(0.0), **moment}
+
+    # --- Rollouts and rewards -----------------------------------------------------------------------------------------
+
+    def rollout(self, selection: Selection) -> TokenRollouts:
+        """Samples a group of completions for every selected problem.
+
+        Raises ValueError if a group has one rollout only: its advantage relative to the group would always be zero.
+        """
+        if selection.rollouts.min() < 2:
+            raise ValueError(
+                f"GRPO compares the rollouts of a group, so a group needs at least 2; "
+                f"got {int(selection.rollouts.min())}: choose a larger group size"
+            )
+        prompt = encode(self.policy, [self._train.prompt(int(i)) for i in selection.problem])
+        group = np.repeat(np.arange(len(selection)), selection.rollouts)
+        noise = token_noise(
+            self._seed, philox.ROLLOUT, self._rollout_step, np.arange(group.size), self.config.max_new_tokens
+        )
+        self._rollout_step += 1
+        slot = torch.from_numpy(group).to(self.policy.device)
+        drawn = self._sample(prompt, slot, noise)
+        return TokenRollouts(
+            selection=selection,
+            offset=np.concatenate([[0], np.cumsum(selection.rollouts)]),
+            length=drawn.length.cpu().numpy(),
+            policy_step=np.full(group.size, self.policy_step),
+            prompt=prompt,
+            group=slot,
+            completion=drawn.completion,
+            logprob=drawn.logprob.cpu().numpy(),
+        )
+
+    def reward(self, rollouts: Rollouts) -> Reward:
+        """The verdict of the suite's verifier on every completion."""
+        assert isinstance(rollouts, TokenRollouts)
+        problem = np.repeat(rollouts.selection.problem, rollouts.selection.rollouts)
+        return self._verify(self._train, problem, rollouts.completion, rollouts.length)
+
+    def _sample(self, prompt: Prompt, group: Tensor, noise: Array) -> Sample:
+        uniform = torch.from_numpy(noise).to(self.policy.device)
+        return sample(self.policy, prompt, group, uniform, temperature=self.config.temperature)
+
+    def _verify(self, suite: Suite, problem: Array, completion: Tensor, length: Array) -> Reward:
+        text = decode(self.policy, completion, length.tolist())
+        verdict = [suite.verify(int(i), one) for i, one in zip(problem, text, strict=True)]
+        reward, success = (np.array(one) for one in zip(*verdict, strict=True))
+        return Reward(reward=reward, success=success)
+
+    # --- Update -------------------------------------------------------------------------------------------------------
+
+    def update(
+        self, rollouts: Rollouts, advantage: Array, admitted: Array, target_weight: Array | None
+    ) -> UpdateReport:
+        """Takes ``epochs * minibatches`` clipped steps on the admitted groups and advances the policy step by one.
+
+        advantage      f64[R]
+        admitted       bool[B]; other groups do not enter the loss nor its normaliser
+        target_weight  f64[B] or None; multiplies a group's terms, the normaliser stays that of equal weights
+
+        Rollouts whose advantage is zero have no gradient: they count in the normaliser, and are not run. When no
+        admitted rollout has an advantage, no optimiser step is made and the policy step stays.
+        """
+        assert isinstance(rollouts, TokenRollouts)
+        group = np.repeat(np.arange(len(admitted)), np.diff(rollouts.offset))
+        weight = np.ones(len(admitted)) if target_weight is None else np.asarray(target_weight, np.float64)
+        value = np.asarray(advantage, np.float64) * weight[group]
+        sums: dict[str, float] = {}
+        steps = 0
+        for _ in range(self.config.epochs):
+            for slot in np.array_split(np.flatnonzero(admitted), self.config.minibatches):
+                row = np.flatnonzero(np.isin(group, slot))
+                if np.any(value[row]):
+                    for name, number in self._step(rollouts, row, value).items():
+                        sums[name] = sums.get(name, 0.0) + number
+                    steps += 1
+        self.policy_step += steps > 0
+        metrics = self._metrics(rollouts, sums, steps)
+        if not steps:
+            return UpdateReport(self.policy_step, lambda: rollouts.logprob, metrics)
+        now = self.policy_step
+        return UpdateReport(now, lambda: self._new_logprob(rollouts, now), metrics)
+
+    def _step(self, rollouts: TokenRollouts, row: Array, value: Array) -> dict[str, float]:
+        """One optimiser step on the rollouts ``row``; returns sums over tokens for the metrics."""
+        config = self.config
+        device = self.policy.device
+        length = torch.from_numpy(rollouts.length.astype(np.int64)).to(device)
+        old = torch.tensor(rollouts.logprob, device=device)
+        weight = torch.zeros_like(old)
+        chosen = torch.from_numpy(row).to(device)
+        weight[chosen] = token_weight(length[chosen], weight.shape[1], config.aggregation, config.max_new_tokens)
+        advantage = torch.from_numpy(value).float().to(device)
+        self._optimizer.zero_grad()
+        sums = dict.fromkeys(("loss", "ratio", "clipped", "log_ratio_sq", "tokens"), 0.0)
+        for part in self._micro_batches(row[value[row] != 0], rollouts.length):
+            new = self._logprob(rollouts, part)
+            width = new.shape[1]
+            term = surrogate(
+                new,
+                old[part, :width],
+                advantage[part],
+                length[part],
+                ratio=config.ratio,
+                clip_low=config.clip_low,
+                clip_high=config.clip_high,
+            )
+            loss = -(weight[part, :width] * term.value).sum()
+            loss.backward()
+            sums["loss"] += float(loss.detach())
+            sums["ratio"] += float(term.ratio.sum())
+            sums["clipped"] += float(term.clipped.sum())
+            sums["log_ratio_sq"] += float(term.log_ratio.square().sum())
+            sums["tokens"] += float(length[part].sum())
+        norm = torch.nn.utils.clip_grad_norm_(self._parameter.values(), config.grad_clip)
+        self._optimizer.step()
+        return {**sums, "grad_norm": float(norm)}
+
+    def _micro_batches(self, row: Array, length: Array) -> Iterator[Tensor]:
+        """Rows in parts of at most ``micro_batch``, rollouts of like length together so that little is padding."""
+        row = row[np.argsort(length[row], kind="stable")]
+        for start in range(0, row.size, self.config.micro_batch):
+            yield torch.from_numpy(np.sort(row[start : start + self.config.micro_batch])).to(self.policy.device)
+
+    def _logprob(self, rollouts: TokenRollouts, row: Tensor) -> Tensor:
+        """f32[len(row), longest of these rows], log-probability of the sampled tokens under the current policy."""
+        slot, group = torch.unique(rollouts.group[row], return_inverse=True)
+        width = int(rollouts.length[row.cpu().numpy()].max())
+        return completion_logprob(
+            self.policy,
+            rollouts.prompt.select(slot),
+            group,
+            rollouts.completion[row, :width],
+            self.config.temperature,
+        )
+
+    @torch.no_grad()
+    def _new_logprob(self, rollouts: TokenRollouts, policy_step: int) -> Array:
+        """f32[R, L], log-probabilities of all rollouts under the policy of that step, 0 beyond their length."""
+        if policy_step != self.policy_step:
+            raise RuntimeError(
+                f"new log-probabilities belong to policy step {policy_step}, and the policy is at {self.policy_step}: "
+                "ask for them before the next update"
+            )
+        out = np.zeros_like(rollouts.logprob)
+        for row in self._micro_batches(np.arange(len(out)), rollouts.length):
+            new = self._logprob(rollouts, row)
+            new *= length_mask(torch.tensor(rollouts.length[row.cpu().numpy()], device=new.device), new.shape[1])
+            out[row.cpu().numpy(), : new.shape[1]] = new.cpu().numpy()
+        return out
+
+    def _metrics(self, rollouts: TokenRollouts, sums: dict[str, float], steps: int) -> dict[str, float]:
+        tokens = max(sums.get("tokens", 0.0), 1.0)
+        return {
+            "loss": sums.get("loss", 0.0) / max(steps, 1),
+            "grad_norm": sums.get("grad_norm", 0.0) / max(steps, 1),
+            "ratio_mean": sums.get("ratio", tokens) / tokens,
+            "clip_fraction": sums.get("clipped", 0.0) / tokens,
+            "log_ratio_sq": sums.get("log_ratio_sq", 0.0) / tokens,
+            "entropy": -float(rollouts.logprob.sum()) / float(rollouts.length.sum()),
+            "learning_rate": self.config.learning_rate if steps else 0.0,
+        }
+
+    # --- Evaluation and state -----------------------------------------------------------------------------------------
+
+    def evaluate(self) -> Evaluation:
+        """Results on the held-out problems, sampled with the same noise whatever the run, the curator or the step."""
+        config = self.config
+        bank = self._test.bank
+        count = min(config.evaluation_problems or len(bank), len(bank))
+        problem = np.arange(count) * len(bank) // count
+        index = np.repeat(np.arange(count), config.evaluation_samples)
+        success = np.zeros(index.size, np.int64)
+        tokens = 0
+        for begin in range(0, index.size, config.evaluation_batch):
+            row = np.arange(begin, min(begin + config.evaluation_batch, index.size))
+            drawn = self._evaluate_rows(problem[index[row]], row)
+            length = drawn.length.cpu().numpy()
+            tokens += int(length.sum())
+            success[row] = self._verify(self._test, problem[index[row]], drawn.completion, length).success
+        return Evaluation(
+            success=np.bincount(index, success, count).astype(np.int64),
+            n=np.bincount(index, minlength=count),
+            tokens=tokens,
+            stratum=bank.stratum[problem],
+        )
+
+    def _evaluate_rows(self, problem: Array, row: Array) -> Sample:
+        distinct, group = np.unique(problem, return_inverse=True)
+        prompt = encode(self.policy, [self._test.prompt(int(i)) for i in distinct])
+        noise = token_noise(self.config.evaluation_seed, philox.EVALUATION, 0, row, self.config.max_new_tokens)
+        return self._sample(prompt, torch.from_numpy(group).to(self.policy.device), noise)
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to continue exactly: weights, moments and counters as arrays and integers.
+
+        16-bit weights are stored as float32, which holds them exactly.
+        """
+        adam = {name: self._optimizer.state[p] for name, p in self._parameter.items()}
+        return {
+            "policy_step": self.policy_step,
+            "rollout_step": self._rollout_step,
+            "optimizer_step": int(next(iter(adam.values()))["step"]),
+            "parameter": {name: _to_array(p) for name, p in self._parameter.items()},
+            "exp_avg": {name: _to_array(s["exp_avg"]) for name, s in adam.items()},
+            "exp_avg_sq": {name: _to_array(s["exp_avg_sq"]) for name, s in adam.items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from a ``state()`` of an actor with the same model, seed and configuration.
+
+        Raises ValueError if the state has other parameters than the model.
+        """
+        if state["parameter"].keys() != self._parameter.keys():
+            differing = sorted(state["parameter"].keys() ^ self._parameter.keys())
+            raise ValueError(f"the state is of another model: {len(differing)} parameters differ, {differing[0]} first")
+        self.policy_step = int(state["policy_step"])
+        self._rollout_step = int(state["rollout_step"])
+        for name, p in self._parameter.items():
+            moment = self._optimizer.state[p]
+            moment["step"].fill_(float(state["optimizer_step"]))
+            p.data.copy_(torch.from_numpy(np.array(state["parameter"][name])))
+            for kind in ("exp_avg", "exp_avg_sq"):
+                moment[kind].copy_(torch.from_numpy(np.array(state[kind][name])))
+
+
+def _to_array(tensor: Tensor) -> Array:
+    return tensor.detach().float().cpu().numpy().copy()

@@ -1,0 +1,102 @@
+"""Policy-gradient losses with clipped ratios: GRPO, GSPO, DAPO and Dr. GRPO are settings of the same two functions.
+
+The loss is always -sum(weight * surrogate) over tokens. ``surrogate`` knows the ratio and the clip, ``token_weight``
+the aggregation. Because the weights are fixed before the first forward pass, a batch may be split into any
+micro-batches, and their gradients add up to that of the whole.
+
+=========  ==========  ===============  ======================
+method     ratio       aggregation      clip (low, high)
+=========  ==========  ===============  ======================
+GRPO       token       sequence_mean    0.2, 0.2
+DAPO       token       token_mean       0.2, 0.28
+Dr. GRPO   token       constant         0.2, 0.2
+GSPO       sequence    sequence_mean    3e-4, 4e-4
+=========  ==========  ===============  ======================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RATIOS = ("token", "sequence")
+AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The clipped objective of every token, and what is worth knowing about its ratio; all f32[R, L], 0 off the mask.
+
+    value      min(ratio * A, clip(ratio) * A)
+    ratio      pi_new / pi_old, of the token or of its whole sequence
+    clipped    1 where the clip binds, so that the token has no gradient
+    log_ratio  log pi_new - log pi_old of the token
+    """
+
+    value: Tensor
+    ratio: Tensor
+    clipped: Tensor
+    log_ratio: Tensor
+
+
+def length_mask(length: Tensor, width: int) -> Tensor:
+    """f32[R, width], 1 on the first ``length`` places of each row."""
+    return (torch.arange(width, device=length.device) < length[:, None]).float()
+
+
+def token_weight(length: Tensor, width: int, aggregation: str, limit: int) -> Tensor:
+    """f32[R, width], the weight of every token in the loss of these R rollouts.
+
+    length       i64[R]
+    aggregation  "token_mean" 1 / sum(length); "sequence_mean" 1 / (R length_i); "constant" 1 / (R limit)
+    limit        largest number of new tokens, the constant of Dr. GRPO
+    Raises       ValueError for an unknown aggregation.
+    Source       Yu et al. 2025 (2503.14476) eq. 12; Shao et al. 2024 (2402.03300) eq. 3; Liu et al. 2025 (2503.20783).
+
+    >>> token_weight(torch.tensor([1, 3]), 3, "token_mean", 8).tolist()
+    [[0.25, 0.0, 0.0], [0.25, 0.25, 0.25]]
+    """
+    mask = length_mask(length, width)
+    if aggregation == "token_mean":
+        return mask / length.sum()
+    if aggregation == "sequence_mean":
+        return mask / (length[:, None] * len(length))
+    if aggregation == "constant":
+        return mask / (limit * len(length))
+    raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}; got {aggregation!r}")
+
+
+def surrogate(
+    logprob: Tensor,
+    old_logprob: Tensor,
+    advantage: Tensor,
+    length: Tensor,
+    *,
+    ratio: str = "token",
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> Surrogate:
+    """min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) for every token; maximised by the update.
+
+    logprob, old_logprob  f32[R, L], of the policy being trained and of the one that sampled
+    advantage             f32[R]
+    length                i64[R], tokens of each rollout; values beyond it are ignored, whatever they are
+    ratio                 "token": rho_t = pi_new / pi_old of the token; "sequence": exp(mean_t log rho_t), the same for
+                          every token of a rollout
+    Raises                ValueError for an unknown ratio.
+    Source                Schulman et al. 2017 (1707.06347) eq. 7; sequence ratio: Zheng et al. 2025 (2507.18071) eq. 7.
+    """
+    mask = length_mask(length, logprob.shape[1])
+    log_ratio = torch.where(mask > 0, logprob - old_logprob, 0.0)
+    if ratio == "token":
+        rho = log_ratio.exp()
+    elif ratio == "sequence":
+        rho = (log_ratio.sum(1) / length).exp()[:, None].expand_as(log_ratio)
+    else:
+        raise ValueError(f"ratio must be one of {', '.join(RATIOS)}; got {ratio!r}")
+    gain = rho * advantage[:, None]
+    bounded = rho.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage[:, None]
+    clipped = (bounded < gain).float() * mask
+    return Surrogate(torch.minimum(gain, bounded) * mask, rho.detach() * mask, clipped, log_ratio.detach())

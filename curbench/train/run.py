@@ -1,0 +1,170 @@
+"""One training run, from a spec to a directory of results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from curbench import suites
+from curbench.advantage import ESTIMATORS
+from curbench.config import parse_hyper
+from curbench.curators import curator_class, split_admission
+from curbench.curators.base import Curator
+from curbench.loop import Budget, Spent, run
+from curbench.philox import spawn_seeds
+from curbench.record import RunRecord
+from curbench.signals import SIGNALS
+from curbench.stats import paired_difference
+from curbench.train.grpo import GRPOActor, GRPOConfig
+from curbench.train.policy import load_policy
+
+
+class TrainSpec(BaseModel):
+    """Everything that the numbers of a run depend on; written to run.json and compared on resume.
+
+    suite, curator     names; a curator may carry an admission rule, as in ``uniform+nondegenerate``
+    budget_*           stop at the first limit reached; rejected rollouts count
+    batch, group       B problems per step, G rollouts of each
+    estimator, signal  advantage estimator; signal of the curator's utility, default the curator's own
+    model              local Hugging Face folder; None is the base model of the suite
+    evaluate_every     steps between evaluations on the held-out problems
+    checkpoint_every   steps between checkpoints
+    curator_set        hyper-parameters of the curator, as texts
+    grpo               the actor's own settings
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: str
+    curator: str
+    seed: int = Field(0, ge=0)
+    budget_steps: int | None = Field(None, ge=1)
+    budget_rollouts: int | None = Field(None, ge=1)
+    budget_tokens: int | None = Field(None, ge=1)
+    batch: int = Field(32, ge=1)
+    group: int = Field(8, ge=2)
+    estimator: str = "grpo"
+    signal: str | None = None
+    model: str | None = None
+    evaluate_every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(20, ge=1)
+    curator_set: dict[str, str] = {}
+    grpo: GRPOConfig = GRPOConfig()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> TrainSpec:
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"unknown estimator {self.estimator!r}; choose from {', '.join(ESTIMATORS)}")
+        if self.signal is not None and self.signal not in SIGNALS:
+            raise ValueError(f"unknown signal {self.signal!r}; choose from {', '.join(SIGNALS)}")
+        if self.budget_steps is None and self.budget_rollouts is None and self.budget_tokens is None:
+            raise ValueError("a run needs a budget: steps, rollouts or tokens")
+        return self
+
+    @property
+    def budget(self) -> Budget:
+        """The limits of the run."""
+        return Budget(self.budget_steps, self.budget_rollouts, self.budget_tokens)
+
+    @property
+    def horizon(self) -> int:
+        """Planned steps, for default step sizes: exact for steps and rollouts; tokens at their longest otherwise."""
+        group = self.batch * self.group
+        plan = []
+        if self.budget_steps is not None:
+            plan.append(self.budget_steps)
+        if self.budget_rollouts is not None:
+            plan.append(ceil(self.budget_rollouts / group))
+        if self.budget_tokens is not None:
+            plan.append(ceil(self.budget_tokens / (group * self.grpo.max_new_tokens)))
+        return min(plan)
+
+
+def run_directory(out: Path, spec: TrainSpec) -> Path:
+    """Where the run of a spec lives: OUT / suite / curator / seed."""
+    return Path(out) / spec.suite / spec.curator / str(spec.seed)
+
+
+def make_curator(spec: TrainSpec, bank: Any, seed: int) -> Curator:
+    """The curator of a spec on a bank.
+
+    Raises ValueError for an unknown name, hyper-parameter or admission rule, or a value out of range.
+    """
+    name, admission = split_admission(spec.curator)
+    cls = curator_class(name)
+    hyper = parse_hyper(cls, spec.curator_set)
+    common: dict[str, Any] = {"batch": spec.batch, "horizon": spec.horizon, "group": spec.group, "admission": admission}
+    return cls(bank, seed=seed, **common, **hyper)
+
+
+def train(
+    spec: TrainSpec, out: Path, *, resume: bool = False, progress: Callable[[Spent], None] = lambda spent: None
+) -> dict[str, Any]:
+    """Runs one spec to the end of its budget and returns its result row.
+
+    resume  continue the run of this spec in ``out``; a complete one is only read
+    Raises  ValueError for a spec that does not fit, a model that cannot be loaded, or an existing run without resume;
+            nothing is written before everything has been checked.
+    """
+    curator_seed, actor_seed = spawn_seeds(spec.seed, 2)
+    suite, test = suites.load(spec.suite, "train"), suites.load(spec.suite, "test")
+    curator = make_curator(spec, suite.bank, curator_seed)
+    policy = load_policy(spec.model, spec.suite)
+    actor = GRPOActor(policy, suite, test, seed=actor_seed, config=spec.grpo)
+    record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume)
+    if not record.complete:
+        if record.state is not None:
+            curator.restore(record.state["curator"])
+            actor.restore(record.state["actor"])
+        run(
+            curator,
+            actor,
+            batch=spec.batch,
+            budget=spec.budget,
+            signal=SIGNALS[spec.signal or curator.signal],
+            record=record,
+            estimator=spec.estimator,
+            evaluate_every=spec.evaluate_every,
+            checkpoint_every=spec.checkpoint_every,
+            spent=record.spent,
+            progress=progress,
+        )
+        record.close(complete=True)
+    return result_row(record.directory)
+
+
+def result_row(directory: Path) -> dict[str, Any]:
+    """The machine-readable result of a finished run: what was spent, and held-out pass rate before and after."""
+    spec = json.loads((directory / "run.json").read_text())["spec"]
+    evals = [json.loads(line) for line in (directory / "evals.jsonl").read_text().splitlines()]
+    first, last = evals[0], evals[-1]
+    after, before = (np.array(row["success"]) / np.array(row["n"]) for row in (last, first))
+    change = paired_difference(after, before)
+    return {
+        "suite": spec["suite"],
+        "curator": spec["curator"],
+        "seed": spec["seed"],
+        "steps": last["step"],
+        "rollouts": last["rollouts"],
+        "tokens": last["tokens"],
+        "pass_rate_before": first["pass_rate"],
+        "pass_rate": last["pass_rate"],
+        "change": {"mean": change.mean, "lo": change.lo, "hi": change.hi, "problems": change.n},
+        "directory": str(directory),
+    }
+
+
+def describe(row: dict[str, Any]) -> str:
+    """One line for people: held-out pass rate before and after, with the interval of the change."""
+    change = row["change"]
+    return (
+        f"{row['suite']}/{row['curator']} seed {row['seed']}  {row['steps']} steps, {row['tokens']} tokens  "
+        f"pass rate {row['pass_rate_before']:.3f} -> {row['pass_rate']:.3f}  "
+        f"change {change['mean']:+.3f} [{change['lo']:+.3f}, {change['hi']:+.3f}] over {change['problems']} problems"
+    )

@@ -1,0 +1,254 @@
+"""The nouns of curbench: frozen, checked at the door, and the same in the simulator and in the trainer.
+
+Shape letters: N problems in the bank, M candidates, B selected problems (slots), G rollouts per group, R rollouts in
+all, K arms. Arrays are made read-only, so a record kept for later cannot change under its owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def _freeze(owner: Any, name: str, dtype: Any, shape: tuple[int, ...] | None) -> Array:
+    """Converts one field of a frozen dataclass to a read-only array of ``dtype`` and checks its shape."""
+    value = np.asarray(getattr(owner, name), dtype=dtype)
+    if shape is not None and value.shape != shape:
+        raise ValueError(f"{type(owner).__name__}.{name} must have shape {shape}; got {value.shape}")
+    if value.flags.writeable:
+        value = value.view()
+        value.setflags(write=False)
+    object.__setattr__(owner, name, value)
+    return value
+
+
+def _require_finite(owner: Any, name: str, value: Array) -> None:
+    finite = np.isfinite(value)
+    if not np.logical_and.reduce(finite, axis=None):
+        entry = int(np.argmin(finite))
+        raise ValueError(f"{type(owner).__name__}.{name} must be finite; entry {entry} is {value.flat[entry]!r}")
+
+
+@dataclass(frozen=True)
+class Bank:
+    """All that a curator may know about the problems before any rollout.
+
+    key         str[N], unique and stable across versions of the bank
+    stratum     i32[N], in [0, number of strata)
+    feature     f32[N, F] or None, frozen features of the problems
+    difficulty  f32[N] or None, an estimate made before training
+    stratum_name  names of the strata, for people; default "0", "1", ...
+
+    Raises ValueError if the bank is empty, a key repeats, a stratum is negative or a feature is not finite.
+
+    >>> Bank(key=["a", "b", "c"], stratum=[0, 0, 1]).stratum_size
+    array([2, 1])
+    """
+
+    key: Array
+    stratum: Array
+    feature: Array | None = None
+    difficulty: Array | None = None
+    stratum_name: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        key = _freeze(self, "key", np.str_, None)
+        if key.ndim != 1 or key.size == 0:
+            raise ValueError(f"a bank needs at least one problem; got keys of shape {key.shape}")
+        n = key.size
+        unique, count = np.unique(key, return_counts=True)
+        if unique.size != n:
+            raise ValueError(f"keys must be unique; {str(unique[np.argmax(count)])!r} appears {count.max()} times")
+        stratum = _freeze(self, "stratum", np.int32, (n,))
+        if stratum.min() < 0:
+            raise ValueError(f"stratum must be >= 0; problem {int(stratum.argmin())} has {int(stratum.min())}")
+        if self.feature is not None:
+            feature = _freeze(self, "feature", np.float32, None)
+            if feature.ndim != 2 or feature.shape[0] != n:
+                raise ValueError(f"Bank.feature must have shape ({n}, F); got {feature.shape}")
+            _require_finite(self, "feature", feature)
+        if self.difficulty is not None:
+            _require_finite(self, "difficulty", _freeze(self, "difficulty", np.float32, (n,)))
+        if not self.stratum_name:
+            names = tuple(str(c) for c in range(int(stratum.max()) + 1))
+            object.__setattr__(self, "stratum_name", names)
+        elif len(self.stratum_name) <= stratum.max():
+            raise ValueError(f"{int(stratum.max()) + 1} strata need as many names; got {len(self.stratum_name)}")
+
+    def __len__(self) -> int:
+        return int(self.key.size)
+
+    @property
+    def stratum_size(self) -> Array:
+        """i64[number of strata], how many problems each stratum holds."""
+        return np.bincount(self.stratum, minlength=len(self.stratum_name))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a curator drew for one step, with the propensity of every draw.
+
+    ticket      int, unique within a run; feedback quotes it
+    step        int, the curator's step at the draw
+    problem     i64[B], indices into the bank
+    propensity  f64[B] in (0, 1], given the candidate set: probability of the draw (``design="iid"``) or of inclusion
+                (``"systematic"``); 1 for a deterministic choice (``"fixed"``)
+    rollouts    i32[B], group size of each slot
+    design      "iid" | "systematic" | "fixed"
+    candidate   i64[M] or None when the whole bank was a candidate
+    candidate_propensity  probability that a problem entered the candidate set (M / N, or 1)
+
+    Raises ValueError if a propensity is outside (0, 1] or a group would have no rollout.
+    """
+
+    ticket: int
+    step: int
+    problem: Array
+    propensity: Array
+    rollouts: Array
+    design: str
+    candidate: Array | None = None
+    candidate_propensity: float = 1.0
+
+    def __post_init__(self) -> None:
+        problem = _freeze(self, "problem", np.int64, None)
+        if problem.ndim != 1 or problem.size == 0:
+            raise ValueError(f"a selection needs at least one slot; got problems of shape {problem.shape}")
+        propensity = _freeze(self, "propensity", np.float64, problem.shape)
+        if not (np.minimum.reduce(propensity) > 0.0 and np.maximum.reduce(propensity) <= 1.0):
+            slot = int(np.argmin((propensity > 0.0) & (propensity <= 1.0)))
+            raise ValueError(
+                f"propensity must be in (0, 1]; slot {slot} has {float(propensity[slot])!r} "
+                f"(problem {int(problem[slot])})"
+            )
+        rollouts = _freeze(self, "rollouts", np.int32, problem.shape)
+        if np.minimum.reduce(rollouts) < 1:
+            raise ValueError(f"every slot needs at least one rollout; got {int(rollouts.min())}")
+        if self.candidate is not None:
+            _freeze(self, "candidate", np.int64, None)
+
+    def __len__(self) -> int:
+        return int(self.problem.size)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The completions of a selection, group after group; trainers subclass it to add tokens and log-probabilities.
+
+    offset       i64[B+1], rollouts of slot b are offset[b]:offset[b+1]
+    length       i32[R], generated tokens (1 per draw in the simulator)
+    policy_step  i64[R], version of the actor that generated each rollout
+    """
+
+    selection: Selection
+    offset: Array
+    length: Array
+    policy_step: Array
+
+    def __post_init__(self) -> None:
+        offset = _freeze(self, "offset", np.int64, (len(self.selection) + 1,))
+        _freeze(self, "length", np.int32, (int(offset[-1]),))
+        _freeze(self, "policy_step", np.int64, (int(offset[-1]),))
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A verifier's verdict on every rollout: the reward that trains, and exact correctness, kept apart.
+
+    reward   f64[R], finite
+    success  bool[R]
+    """
+
+    reward: Array
+    success: Array
+
+    def __post_init__(self) -> None:
+        reward = _freeze(self, "reward", np.float64, None)
+        _require_finite(self, "reward", reward)
+        _freeze(self, "success", np.bool_, reward.shape)
+
+
+@dataclass(frozen=True)
+class GroupStats:
+    """Statistics of each group, all of shape [B]; what admission and most signals look at.
+
+    n, success       i64, rollouts and exactly correct ones
+    mean, var        f64, of the reward; var is unbiased (0 for one rollout)
+    abs_advantage    f64, mean |advantage| under the estimator of the run
+    degenerate       bool, all rewards equal (max == min), hence no gradient
+    length           f64, mean generated tokens
+    """
+
+    n: Array
+    success: Array
+    mean: Array
+    var: Array
+    abs_advantage: Array
+    degenerate: Array
+    length: Array
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What an actor says after an update.
+
+    policy_step   int, version of the actor after the update
+    new_logprob   () -> [R, L]; runs the extra forward pass of the updated actor when a signal asks for it
+    metrics       numbers worth logging
+    """
+
+    policy_step: int
+    new_logprob: Callable[[], Any] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a curator learns from a selection; it carries that selection, so late or reordered feedback stays right.
+
+    stats      GroupStats of the slots
+    utility    f64[B], finite: the signal's estimate of the value of having selected each problem
+    admitted   bool[B]
+    staleness  i32[B], curator steps between draw and feedback
+    tokens     i64[B], generated for each slot, rejected groups included
+    """
+
+    selection: Selection
+    stats: GroupStats
+    utility: Array
+    admitted: Array
+    staleness: Array
+    tokens: Array
+
+    def __post_init__(self) -> None:
+        shape = (len(self.selection),)
+        _require_finite(self, "utility", _freeze(self, "utility", np.float64, shape))
+        _freeze(self, "admitted", np.bool_, shape)
+        _freeze(self, "staleness", np.int32, shape)
+        _freeze(self, "tokens", np.int64, shape)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The actor's results on held-out problems, in the same order with the same sampling seeds every time.
+
+    success  i64[E], correct completions of each held-out problem
+    n        i64[E], completions sampled of each
+    tokens   int, generated for the evaluation (not part of any training budget)
+    stratum  i32[E], for results by stratum
+    """
+
+    success: Array
+    n: Array
+    tokens: int
+    stratum: Array
+
+    @property
+    def pass_rate(self) -> float:
+        """Mean over problems of the share of correct completions."""
+        return float(np.mean(self.success / self.n))

@@ -1,0 +1,150 @@
+"""CUDA against the CPU, bit for bit, and against the reference. Run with ``pytest -m cuda`` where there is a GPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from curbench.kernels import group_advantage, mirror_step, policy_improvement, reference, score_bank
+
+pytestmark = pytest.mark.cuda
+
+
+def on_device(value):
+    return torch.from_numpy(value).cuda() if isinstance(value, np.ndarray) else value
+
+
+def assert_same_bits(op, *args, **options):
+    """The result on CUDA, after comparing it with the CPU's."""
+    expected = op(*args, **options)
+    result = op(*map(on_device, args), **{name: on_device(value) for name, value in options.items()})
+    pairs = zip(result, expected, strict=True) if isinstance(expected, tuple) else [(result, expected)]
+    for a, b in pairs:
+        if isinstance(b, np.ndarray):
+            assert a.is_cuda
+            np.testing.assert_array_equal(a.cpu().numpy(), b)
+        else:
+            assert a == b
+    return result
+
+
+def rewards(dtype, sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    offset = np.cumsum([0, *sizes])
+    return rng.choice(rng.random(5), offset[-1]).astype(dtype), offset
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo"])
+@pytest.mark.parametrize("sizes", [[1], [2, 1, 3], [8] * 9, [31, 32, 33], [64, 1000, 5], [7] * 4099])
+def test_group_advantage(dtype, estimator, sizes):
+    reward, offset = rewards(dtype, sizes)
+    assert_same_bits(group_advantage, reward, offset, estimator=estimator, success=reward > 0.5)
+
+
+def test_group_advantage_of_equal_rewards_is_exactly_zero():
+    result = group_advantage(torch.full((90,), 0.9, device="cuda"), 30)
+    assert not result.advantage.any()
+    assert result.degenerate.all()
+
+
+@pytest.mark.parametrize("ratio", ["sequence_mean", "sequence", "token_mean"])
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 31), (8, 33), (40, 1000), (5, 0)])
+def test_policy_improvement(ratio, rows, tokens):
+    rng = np.random.default_rng(rows)
+    old = -rng.exponential(1.0, (rows, tokens + 5)).astype(np.float32)
+    new = old + 0.05 * rng.standard_normal(old.shape).astype(np.float32)
+    new[:, tokens:] = np.nan
+    advantage = rng.standard_normal(rows)
+    lengths = {"length": rng.integers(0, tokens + 1, rows)}
+    for tail in ({"mask": rng.random((rows, tokens)) < 0.6}, lengths):
+        arguments = (new[:, :tokens], old[:, :tokens], advantage, np.array([0, rows]))
+        assert_same_bits(policy_improvement, *arguments, ratio=ratio, ratio_clip=3.0, **tail)
+
+
+@pytest.mark.parametrize("design", ["iid", "systematic"])
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+@pytest.mark.parametrize(("rows", "features", "count"), [(1, 1, 1), (33, 1, 5), (1025, 70, 64), (1_100_003, 3, 999)])
+def test_score_bank(design, floor, rows, features, count):
+    rng = np.random.default_rng(rows)
+    feature, weight = rng.standard_normal((rows, features), np.float32), rng.standard_normal(features)
+    options = {"count": count, "design": design, "floor": floor, "seed": 2**63 + 5, "step": 7}
+    assert_same_bits(score_bank, feature, weight, **options)
+    if rows > 100:
+        assert_same_bits(score_bank, feature, weight, candidate=rng.permutation(rows)[:100], **options | {"count": 9})
+
+
+@pytest.mark.parametrize("arms", [1, 5, 1025, 300_001])
+@pytest.mark.parametrize("slots", [0, 1, 33, 500])
+def test_mirror_step(arms, slots):
+    rng = np.random.default_rng(arms + slots)
+    p = rng.dirichlet(np.full(arms, 0.5))
+    arm, loss = rng.integers(0, min(arms, 40), slots), 10 * rng.standard_normal(slots)
+    for floor, share in ((0.0, 0.0), (0.3, 0.01)):
+        assert_same_bits(mirror_step, p, arm, loss=loss, eta=0.3, floor=floor, share=share)
+
+
+def test_cuda_agrees_with_the_reference():
+    rng = np.random.default_rng(0)
+    feature, weight = rng.standard_normal((5000, 40), np.float32), rng.standard_normal(40) / 10
+    ours = score_bank(on_device(feature), on_device(weight), count=100, seed=0)
+    expected = reference.score_bank(feature, weight, count=100, seed=0)
+    np.testing.assert_array_equal(ours.problem.cpu(), expected.problem)
+    np.testing.assert_allclose(ours.propensity.cpu(), expected.propensity, rtol=1e-6)  # scores are float32
+
+
+def test_work_goes_to_the_current_stream():
+    # The input is written late on a side stream: a kernel on any other stream would read zeros.
+    side = torch.cuda.Stream()
+    reward = torch.zeros(3 * 64, device="cuda")
+    later = torch.rand(3 * 64, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        reward.copy_(later)
+        result = group_advantage(reward, 64, check=False)
+    side.synchronize()
+    expected = group_advantage(later.cpu(), 64)
+    np.testing.assert_array_equal(result.advantage.cpu(), expected.advantage)
+
+
+def test_unchecked_calls_do_not_wait_for_the_device():
+    reward = torch.rand(64, device="cuda")
+    rows = torch.rand(64, 10, device="cuda")
+    mask = torch.ones(64, 10, dtype=torch.bool, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        group_advantage(reward, 8, check=False)
+        policy_improvement(rows, rows, reward, 8, mask=mask, check=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_faults_are_reported_from_the_device():
+    with pytest.raises(ValueError, match="reward must be finite; slot 5 has nan"):
+        group_advantage(torch.tensor([0.0] * 5 + [float("nan")], device="cuda"), 3)
+    with pytest.raises(ValueError, match="see group 1"):
+        group_advantage(torch.zeros(4, device="cuda"), torch.tensor([0, 2, 2, 4], device="cuda"))
+    rows = torch.zeros(2, 3, device="cuda")
+    with pytest.raises(ValueError, match="row 1 has 4"):
+        policy_improvement(rows, rows, rows[:, 0], 2, length=torch.tensor([3, 4], device="cuda"))
+    feature, candidate = torch.zeros(4, 1, device="cuda"), torch.tensor([0, 4], device="cuda")
+    with pytest.raises(ValueError, match="slot 1 has 4"):
+        score_bank(feature, torch.ones(1, device="cuda"), candidate=candidate, count=1, seed=0)
+    with pytest.raises(ValueError, match="slot 0 has -1"):
+        mirror_step(torch.ones(2).cuda(), torch.tensor([-1]).cuda(), loss=torch.zeros(1).cuda(), eta=1.0)
+
+
+def test_back_ends_do_not_take_arrays_from_elsewhere():
+    with pytest.raises(ValueError, match="backend 'cuda' does not take numpy on the CPU"):
+        group_advantage(np.zeros(2), 2, backend="cuda")
+    with pytest.raises(ValueError, match="backend 'cpu' does not take torch on cuda:0"):
+        group_advantage(torch.zeros(2, device="cuda:0"), 2, backend="cpu")
+    with pytest.raises(ValueError, match="group must live where the first argument does, torch on cuda:0"):
+        group_advantage(torch.zeros(2, device="cuda:0"), np.array([0, 2]))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
+def test_the_device_of_the_input_is_used_and_the_current_one_restored():
+    result = group_advantage(torch.rand(64, device="cuda:1"), 8)
+    assert result.advantage.device.index == 1
+    assert torch.cuda.current_device() == 0

@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curbench.kernels import policy_improvement, reference
+
+RATIOS = ("sequence_mean", "sequence", "token_mean")
+
+
+def log_probabilities(rng, shape, spread=0.05):
+    old = -rng.exponential(1.0, shape).astype(np.float32)
+    return old + spread * rng.standard_normal(shape).astype(np.float32), old
+
+
+@st.composite
+def batches(draw):
+    """Arguments of a call: ragged groups, rows inside a wider buffer, NaN where the mask or the length cuts."""
+    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+    tokens = draw(st.integers(0, 150))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    rows = sum(sizes)
+    new, old = log_probabilities(rng, (rows, tokens + draw(st.integers(0, 3))))
+    new, old = new[:, :tokens], old[:, :tokens]
+    group = np.cumsum([0, *sizes])
+    arguments = {"advantage": rng.standard_normal(rows), "group": group}
+    if draw(st.booleans()):
+        valid = rng.random((rows, tokens)) < draw(st.sampled_from([0.0, 0.1, 0.9, 1.0]))
+        arguments["mask"] = valid
+    else:
+        arguments["length"] = rng.integers(0, tokens + 1, rows)
+        valid = np.arange(tokens) < arguments["length"][:, None]
+    new[~valid] = np.nan
+    old[~valid] = draw(st.sampled_from([np.nan, np.inf]))
+    return new, old, arguments, valid
+
+
+@given(batches(), st.sampled_from(RATIOS))
+def test_cpu_equals_reference(case, ratio):
+    new, old, arguments, valid = case
+    ours = policy_improvement(new, old, **arguments, ratio=ratio)
+    expected = reference.policy_improvement(new, old, **arguments, ratio=ratio)
+    # The kernel takes new - old in float32. That is exact when the two are within a factor of 2; if not, it is off by
+    # at most half an ulp of the difference, and all of a row's errors add up in the exponent. rho_t - 1 is float32 too,
+    # within 2 ulp, and about as large as the difference.
+    difference = np.abs(np.where(valid, new, 0) - np.where(valid, old, 0))
+    error = (2.0**-24 + 2.0**-22 * (ratio == "token_mean")) * difference.sum(axis=1) + 1e-14
+    assert (np.abs(ours.ratio / expected.ratio - 1.0) <= 1.01 * error).all()
+    np.testing.assert_array_equal(ours.tokens, expected.tokens)
+    slack = np.abs(arguments["advantage"]) * error * expected.ratio
+    for b in range(len(ours.utility)):
+        group = slice(*arguments["group"][b : b + 2])
+        assert abs(ours.utility[b] - expected.utility[b]) <= slack[group].mean() + 1e-14
+
+
+def test_hand_computed_ratios():
+    new = np.log(np.array([[2.0, 0.5, 4.0]], np.float32))
+    for ratio, value in {"sequence_mean": 4.0 ** (1 / 3), "sequence": 4.0, "token_mean": 6.5 / 3}.items():
+        result = policy_improvement(new, np.zeros_like(new), [3.0], 1, length=[3], ratio=ratio)
+        np.testing.assert_allclose(result.ratio, value, rtol=2e-7)  # log 2 is rounded to float32
+        np.testing.assert_allclose(result.utility, 3.0 * (value - 1.0), rtol=4e-7)
+
+
+def test_unchanged_policy_has_utility_exactly_zero():
+    new, _ = log_probabilities(np.random.default_rng(0), (8, 33))
+    result = policy_improvement(new, new.copy(), np.arange(8.0), 4, length=np.full(8, 33))
+    assert not result.utility.any()
+
+
+def test_a_row_without_tokens_has_ratio_one():
+    nothing = np.full((2, 5), np.nan, np.float32)
+    for ratio in RATIOS:
+        result = policy_improvement(nothing, nothing, [1.0, 2.0], 2, length=[0, 0], ratio=ratio)
+        np.testing.assert_array_equal(result.ratio, 1.0)
+        np.testing.assert_array_equal(result.tokens, 0)
+
+
+def test_rows_of_no_width_are_accepted():
+    for nothing, advantage in ((np.zeros((2, 0), np.float32), np.ones(2)), (torch.zeros(2, 0), torch.ones(2))):
+        result = policy_improvement(nothing, nothing, advantage, 2, mask=nothing != 0)
+        assert result.tokens.tolist() == [0, 0]
+
+
+def test_a_ratio_is_clipped_from_above():
+    new = np.array([[50.0], [-50.0]], np.float32)
+    result = policy_improvement(new, 0 * new, [1.0, 1.0], 2, length=[1, 1], ratio="sequence", ratio_clip=10.0)
+    np.testing.assert_allclose(result.ratio, [10.0, np.exp(-50.0)])
+
+
+def test_a_utility_survives_ratios_within_1e_12_of_one():
+    # mean(ratio * A) would lose 4 of its 5 digits to the 1s.
+    new = np.array([[1e-12], [-1e-12]], np.float32)
+    result = policy_improvement(new, 0 * new, [1.0, -1.0], 2, length=[1, 1])
+    np.testing.assert_allclose(result.utility, 1e-12, rtol=3e-4)  # ratio - 1 has the resolution 2.2e-16
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_thread_count_does_not_change_a_bit(threads, ratio):
+    rng = np.random.default_rng(3)
+    new, old = log_probabilities(rng, (999, 77))
+    arguments = {"advantage": rng.standard_normal(999), "group": 9, "mask": rng.random(new.shape) < 0.5}
+    one = policy_improvement(new, old, **arguments, ratio=ratio)
+    more = policy_improvement(new, old, **arguments, ratio=ratio, threads=threads)
+    for a, b in zip(one, more, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_mask_of_leading_tokens_equals_lengths():
+    new, old = log_probabilities(np.random.default_rng(4), (6, 50))
+    length = np.array([50, 0, 1, 32, 33, 49])
+    mask = (np.arange(50) < length[:, None]).astype(np.uint8)
+    by_length = policy_improvement(new, old, np.ones(6), 3, length=length)
+    by_mask = policy_improvement(new, old, np.ones(6), 3, mask=mask)
+    for a, b in zip(by_length, by_mask, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_tensors_give_tensors_with_the_same_numbers():
+    rng = np.random.default_rng(5)
+    new, old = log_probabilities(rng, (6, 40))
+    advantage, mask = rng.standard_normal(6), rng.random((6, 40)) < 0.5
+    tensors = [torch.from_numpy(x) for x in (new, old, advantage)]
+    tensors[0].requires_grad_()
+    for backend in ("cpu", "reference"):
+        result = policy_improvement(*tensors, 3, mask=torch.from_numpy(mask), backend=backend)
+        expected = policy_improvement(new, old, advantage, 3, mask=mask, backend=backend)
+        for a, b in zip(result, expected, strict=True):
+            assert isinstance(a, torch.Tensor)
+            np.testing.assert_array_equal(a.numpy(), b)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"length": [2, 4]}, r"length must be in \[0, L\]; row 1 has 4"),
+        ({"length": [-1, 2]}, "row 0 has -1"),
+        ({"length": None}, "exactly one of mask and length"),
+        ({"mask": np.ones((2, 3), bool)}, "exactly one of mask and length"),
+        ({"new_logprob": np.full((2, 3), np.nan, np.float32)}, "ratio must be finite; row 0 has nan"),
+        ({"new_logprob": np.full((2, 3), 999, np.float32), "ratio": "sequence"}, "row 0 has inf: .*ratio_clip"),
+        ({"advantage": [0.0, np.inf], "new_logprob": np.ones((2, 3), np.float32)}, "utility must be finite; group 0"),
+        ({"group": [0, 1, 3]}, "see group 1"),
+        ({"group": 3}, "group size must divide the 2 rollouts; got 3"),
+        ({"ratio": "tokens"}, "ratio must be one of sequence_mean, sequence, token_mean; got 'tokens'"),
+        ({"ratio_clip": 0.5}, "ratio_clip must be at least 1"),
+    ],
+)
+def test_errors_name_the_rule_and_the_value(backend, change, message):
+    rows = np.zeros((2, 3), np.float32)
+    arguments = {"new_logprob": rows, "old_logprob": rows, "advantage": [1.0, 2.0], "group": 2, "length": [3, 3]}
+    with pytest.raises(ValueError, match=message):
+        policy_improvement(**arguments | change, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"old_logprob": np.zeros((2, 4), np.float32)}, r"old_logprob must have shape \(2, 3\); got \(2, 4\)"),
+        ({"old_logprob": np.zeros((2, 3))}, "old_logprob must be float32; got float64"),
+        ({"old_logprob": np.zeros((3, 2), np.float32).T}, "old_logprob must have contiguous rows"),
+        ({"advantage": [1.0]}, "advantage must have 2 entries; got 1"),
+        ({"mask": np.ones((2, 3)), "length": None}, "mask must be bool or uint8; got float64"),
+    ],
+)
+def test_arguments_are_checked_at_the_door(change, message):
+    rows = np.zeros((2, 3), np.float32)
+    arguments = {"new_logprob": rows, "old_logprob": rows, "advantage": [1.0, 2.0], "group": 2, "length": [3, 3]}
+    with pytest.raises(ValueError, match=message):
+        policy_improvement(**arguments | change)

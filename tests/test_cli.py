@@ -1,0 +1,143 @@
+"""The command line as a user meets it: exit codes, one sentence for bad input, JSON for machines."""
+
+import json
+import sys
+
+import pytest
+
+from curbench import cli
+
+
+@pytest.fixture
+def curbench(monkeypatch, capsys):
+    """Calls the entry point in this process; returns (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["curbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return call
+
+
+def test_list_names_everything(curbench):
+    code, out, _ = curbench("list", "--json")
+    names = json.loads(out)
+    assert code == 0
+    assert set(names) == {"arms", "curators", "suites", "ops", "bounds"}
+    assert {"stationary", "garivier_moulines", "switching", "drifting"} <= set(names["arms"])
+    assert {"uniform", "osmd", "actor_curator", "sec"} <= set(names["curators"])
+    assert {"group_advantage", "policy_improvement", "score_bank", "mirror_step"} <= set(names["ops"])
+    assert "countdown" in names["suites"]
+
+
+def test_sim_writes_one_object_per_curator(curbench):
+    code, out, _ = curbench("sim", "switching/uniform,osmd", "--horizon", 200, "--seeds", 3, "--arms", 4, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["curator"] for row in rows] == ["uniform", "osmd"]
+    assert rows[1]["bound"]["status"] == "proved"
+    assert rows[0]["bound"]["status"] == "none"
+    assert {"mean", "lo", "hi", "kind"} <= rows[0]["regret"].keys()
+    assert rows[1]["certificate"]["min_slack"] > -1e-9
+
+
+def test_sim_exits_1_when_a_bound_fails(curbench, monkeypatch):
+    from curbench import regret
+
+    broken = {name: regret.Bound(b.name, b.status, b.source, lambda s: 0.001) for name, b in regret.BOUNDS.items()}
+    monkeypatch.setattr(regret, "BOUNDS", broken)
+    code, out, _ = curbench("sim", "stationary/osmd", "--horizon", 100, "--seeds", 20)
+    assert code == 1
+    assert "VIOLATED" in out
+
+
+def test_sim_keeps_results_and_refuses_to_overwrite_them(curbench, tmp_path):
+    work = ("sim", "stationary/uniform", "--horizon", 50, "--seeds", 2, "--out", tmp_path)
+    assert curbench(*work)[0] == 0
+    (kept,) = (tmp_path / "sim" / "stationary").iterdir()
+    before = kept.read_bytes()
+    code, _, err = curbench(*work)
+    assert code == 2
+    assert "pass --resume" in err
+    code, out, _ = curbench(*work, "--resume")
+    assert code == 0
+    assert "stationary/uniform" in out
+    assert kept.read_bytes() == before
+
+
+BAD = [
+    (("sim", "stationary/nope"), "unknown curator 'nope'; choose from uniform"),
+    (("sim", "nope/osmd"), "unknown arms 'nope'; choose from stationary"),
+    (("sim", "stationary"), "expected ARMS/CURATOR"),
+    (("sim", "stationary/osmd", "--arms", 0), "arms must be at least 1; got 0"),
+    (("sim", "stationary/osmd", "--horizon", 0), "horizon must be at least 1; got 0"),
+    (("sim", "stationary/osmd", "--seeds", 0), "seeds must be at least 1; got 0"),
+    (("sim", "stationary/osmd", "--batch", 0), "batch must be at least 1; got 0"),
+    (("sim", "garivier_moulines/osmd", "--arms", 3), "leave --arms out"),
+    (("sim", "stationary/osmd", "--set", "etta=1"), "no setting 'etta'"),
+    (("sim", "stationary/osmd", "--set", "eta"), "--set takes name=value"),
+    (("sim", "stationary/osmd", "--set", "eta=nan"), "eta"),
+    (("sim", "stationary/osmd", "--set", "sec.alpha=1"), "'sec' is not among osmd"),
+    (("bench", "nope"), "op must be one of group_advantage"),
+    (("train", "nope/uniform", "--budget-rollouts", 8), "unknown suite 'nope'; choose from countdown"),
+    (("train", "countdown/nope", "--budget-rollouts", 8), "unknown curator 'nope'"),
+    (("train", "countdown/sec+half", "--budget-rollouts", 8), "unknown admission rule 'half'"),
+    (("train", "countdown/uniform"), "a run needs a budget"),
+    (("train", "countdown/uniform", "--budget-rollouts", 0), "budget_rollouts"),
+    (("train", "countdown/uniform", "--budget-rollouts", 8, "--seeds", "a"), "seeds are a number like 7"),
+    (("train", "countdown/uniform", "--budget-rollouts", 8, "--set", "group=1"), "group"),
+    (("train", "countdown/uniform", "--budget-rollouts", 8, "--set", "speed=1"), "no setting 'speed'"),
+    (("train", "countdown/uniform", "--budget-rollouts", 8, "--set", "grpo.lr=1"), "no setting 'grpo.lr'"),
+    (("train", "countdown/uniform", "--budget-rollouts", 8, "--set", "signal=joy"), "unknown signal 'joy'"),
+    (
+        ("train", "countdown/uniform", "--budget-rollouts", 8, "--set", "uniform.eta=1"),
+        "has no setting 'eta'",
+    ),
+    (("train", "countdown/uniform", "--budget-rollouts", 8, "--model", "/no/such/model"), "/no/such/model"),
+    (("train", "countdown/sec", "--budget-rollouts", 8, "--set", "sec.temperature=0"), "temperature must be positive"),
+    (("report", "/no/such/folder"), "/no/such/folder does not exist"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(map(str, work)) for work, _ in BAD])
+def test_bad_input_is_one_sentence_and_exit_code_2(curbench, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = curbench(*arguments)
+    assert code == 2
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("curbench: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in err
+    assert list(tmp_path.rglob("run.json")) == []  # nothing was begun
+
+
+def test_unknown_options_and_verbs_exit_2(curbench):
+    assert curbench("sim", "stationary/osmd", "--sedes", 3)[0] == 2
+    assert curbench("simulate")[0] == 2
+
+
+def test_bench_never_overwrites_results(curbench, tmp_path):
+    (tmp_path / "bench.json").write_text("mine")
+    code, _, err = curbench("bench", "--fast", "--out", tmp_path / "bench.json")
+    assert code == 2
+    assert "never overwritten" in err
+    assert (tmp_path / "bench.json").read_text() == "mine"
+
+
+def test_doctor_says_what_is_here(curbench):
+    code, out, _ = curbench("doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["cuda"].startswith("not available (") or "device" in found["cuda"]
+    assert {"curbench", "python", "kernels", "torch", "vllm", "reasoning_gym"} <= found.keys()
+
+
+def test_a_missing_extra_is_named(curbench, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    code, _, err = curbench("train", "countdown/uniform", "--budget-rollouts", 8, "--out", tmp_path)
+    assert code == 2
+    assert 'transformers is not installed; run: pip install -e ".[train]"' in err

@@ -1,0 +1,97 @@
+from math import ceil, log
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curbench.mirror import exponentiated_step_, project_on_floor_
+from curbench.regret import (
+    BOUNDS,
+    SLACK_TOLERANCE,
+    Setting,
+    bound_for,
+    dynamic_clip,
+    dynamic_restart,
+    mirror_slack,
+    tracking_clip,
+    tracking_share,
+)
+
+
+def test_tracking_bound_with_one_segment_and_no_floor_is_the_exp3_bound():
+    s = Setting(arms=10, batch=1, horizon=10_000, eta=(2 * log(10) / (10 * 10_000)) ** 0.5)
+    assert tracking_clip(s) == pytest.approx(BOUNDS["exp3_static"].value(s), rel=1e-12)
+    assert tracking_share(s) == pytest.approx(tracking_clip(s), rel=1e-12)
+
+
+def test_tracking_bound_known_answers():
+    # Values of the derivation's own numerical check: K = 10, T = 10,000, gamma = 1/T, tuned step size.
+    for batch, segments, expected in ((1, 1, 679.5), (8, 1, 313.7), (1, 10, 4603.3)):
+        kappa = (10 + batch - 1) / batch
+        eta = (2 * (log(10) + (segments - 1) * log(10 * 10_000)) / (kappa * 10_000)) ** 0.5
+        s = Setting(10, batch, 10_000, eta, floor=1e-4, segments=segments)
+        assert tracking_clip(s) == pytest.approx(expected, abs=0.06)
+
+
+def test_moving_comparators_need_a_floor_or_a_share():
+    s = Setting(arms=5, batch=1, horizon=100, eta=0.1, segments=2)
+    assert tracking_clip(s) == np.inf
+    assert tracking_share(s) == np.inf
+
+
+@given(t=st.integers(1, 300), eta=st.floats(0.01, 1.0), floor=st.floats(0.001, 0.5), variation=st.floats(0.0, 20.0))
+def test_dynamic_bound_is_the_minimum_over_every_block_length(t, eta, floor, variation):
+    s = Setting(arms=4, batch=2, horizon=t, eta=eta, floor=floor, variation=variation)
+    every = min(tracking_clip(s._replace(segments=ceil(t / length))) + length * variation for length in range(1, t + 1))
+    assert dynamic_clip(s) == pytest.approx(every, rel=1e-12)
+
+
+def test_restart_bound_formula():
+    s = Setting(arms=4, batch=2, horizon=100, eta=0.2, restart_every=30, variation=3.0)
+    assert dynamic_restart(s) == pytest.approx(4 * log(4) / 0.2 + 0.2 * 2.5 * 100 / 2 + 30 * 3.0)
+
+
+def test_bounds_are_chosen_by_method_and_comparator():
+    assert bound_for("clip", "static").name == "tracking_clip"
+    assert bound_for("share", "dynamic").name == "dynamic_share"
+    assert bound_for("restart", "switching").name == "dynamic_restart"
+    assert {b.status for b in BOUNDS.values()} == {"proved", "plotted"}
+
+
+@st.composite
+def rounds(draw):
+    k = draw(st.integers(1, 12))
+    m = draw(st.integers(1, 5))
+    weight = np.array(draw(st.lists(st.floats(1e-6, 1.0), min_size=k, max_size=k)))
+    arm = np.array(draw(st.lists(st.integers(0, k - 1), min_size=m, max_size=m)))
+    y = np.array(draw(st.lists(st.floats(0.0, 1.0), min_size=m, max_size=m)))
+    return weight, arm, y, draw(st.floats(1e-3, 3.0)), draw(st.floats(0.0, 0.9))
+
+
+@given(rounds())
+def test_a_correct_step_always_has_a_certificate(case):
+    weight, arm, y, eta, gamma = case
+    p = weight.copy()
+    project_on_floor_(p, gamma / p.size)
+    expected = p[arm] * arm.size
+    stepped = p.copy()
+    for j, i in enumerate(arm):
+        exponentiated_step_(stepped, i, (1 - y[j]) / expected[j], eta)
+    project_on_floor_(stepped, gamma / p.size)
+    slack, scale = mirror_slack(p, arm, expected, y, stepped, eta, gamma)
+    assert slack >= -SLACK_TOLERANCE * scale
+
+
+def test_a_step_in_the_wrong_direction_has_none():
+    p = np.full(4, 0.25)
+    stepped = p.copy()
+    stepped[2] *= np.exp(0.1 / 0.25)
+    project_on_floor_(stepped, 0.0)
+    slack, scale = mirror_slack(p, np.array([2]), np.array([0.25]), np.array([0.0]), stepped, 0.1, 0.0)
+    assert slack < -0.01 * scale
+
+
+def test_a_clipped_step_that_reaches_zero_has_none():
+    p, stepped = np.array([0.5, 0.5]), np.array([1.0, 0.0])
+    assert mirror_slack(p, np.array([1]), np.array([0.5]), np.array([0.0]), stepped, 0.1, 0.1)[0] == -np.inf

@@ -1,0 +1,218 @@
+"""The GRPO actor on a tiny random model: steps, normalisers, exact continuation, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from curbench.suites import load
+from curbench.train.grpo import GRPOActor, GRPOConfig
+from curbench.train.policy import load_policy
+from curbench.types import Selection
+
+TRAIN, TEST = load("countdown", "train"), load("countdown", "test")
+B, G = 4, 3
+ADVANTAGE = np.linspace(-1, 1, B * G)
+ALL = np.ones(B, bool)
+
+
+def make_actor(folder, seed=0, **config):
+    setting = {"learning_rate": 1e-2, "max_new_tokens": 6, "evaluation_problems": 8, "threads": 1, **config}
+    return GRPOActor(load_policy(folder), TRAIN, TEST, seed=seed, config=GRPOConfig(**setting))
+
+
+def selection(problem=(5, 600, 5, 3000), group=G):
+    b = len(problem)
+    return Selection(0, 0, problem, np.full(b, 0.5), np.full(b, group), "systematic")
+
+
+def weights(actor):
+    return torch.cat([p.detach().flatten() for p in actor.policy.model.parameters()])
+
+
+def test_rollouts_have_the_shape_of_the_selection(llama_folder):
+    rollouts = make_actor(llama_folder).rollout(selection())
+    assert rollouts.offset.tolist() == [0, 3, 6, 9, 12]
+    assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert rollouts.completion.shape == rollouts.logprob.shape == (12, rollouts.length.max())
+    assert rollouts.policy_step.tolist() == [0] * 12
+
+
+def test_ragged_groups_are_allowed(llama_folder):
+    chosen = Selection(0, 0, [1, 2], [0.5, 0.5], [2, 4], "systematic")
+    rollouts = make_actor(llama_folder).rollout(chosen)
+    assert rollouts.offset.tolist() == [0, 2, 6]
+
+
+def test_the_same_problem_twice_gets_different_rollouts(llama_folder):
+    rollouts = make_actor(llama_folder).rollout(selection())
+    assert not torch.equal(rollouts.completion[0:3], rollouts.completion[6:9])
+
+
+def test_a_group_of_one_is_refused(llama_folder):
+    with pytest.raises(ValueError, match="a group needs at least 2; got 1"):
+        make_actor(llama_folder).rollout(selection(group=1))
+
+
+def test_successive_rollouts_differ_and_equal_seeds_agree(llama_folder):
+    one, two, other = make_actor(llama_folder), make_actor(llama_folder), make_actor(llama_folder, seed=1)
+    first = one.rollout(selection()).completion
+    assert torch.equal(first, two.rollout(selection()).completion)
+    assert not torch.equal(first, other.rollout(selection()).completion)
+    second = one.rollout(selection()).completion
+    assert first.shape != second.shape or not torch.equal(first, second)
+
+
+def test_an_update_raises_the_likelihood_of_what_had_a_positive_advantage(llama_folder):
+    actor = make_actor(llama_folder)
+    rollouts = actor.rollout(selection())
+    report = actor.update(rollouts, ADVANTAGE, ALL, None)
+    change = (report.new_logprob() - rollouts.logprob).sum(1)
+    assert report.policy_step == actor.policy_step == 1
+    assert np.corrcoef(change, ADVANTAGE)[0, 1] > 0.5
+
+
+def test_new_log_probabilities_have_the_shape_of_the_rollouts(llama_folder):
+    actor = make_actor(llama_folder)
+    rollouts = actor.rollout(selection())
+    new = actor.update(rollouts, ADVANTAGE, ALL, None).new_logprob()
+    assert new.dtype == np.float32
+    assert new.shape == rollouts.logprob.shape
+    beyond = np.arange(new.shape[1]) >= rollouts.length[:, None]
+    assert not new[beyond].any()
+
+
+def test_new_log_probabilities_must_be_asked_for_before_the_next_update(llama_folder):
+    actor = make_actor(llama_folder)
+    rollouts = actor.rollout(selection())
+    report = actor.update(rollouts, ADVANTAGE, ALL, None)
+    actor.update(rollouts, ADVANTAGE, ALL, None)
+    with pytest.raises(RuntimeError, match="ask for them before the next update"):
+        report.new_logprob()
+
+
+@pytest.mark.parametrize("advantage", [np.zeros(B * G), ADVANTAGE])
+def test_without_anything_to_learn_the_policy_stays(llama_folder, advantage):
+    actor = make_actor(llama_folder)
+    before = weights(actor)
+    rollouts = actor.rollout(selection())
+    admitted = ALL if not advantage.any() else ~ALL
+    report = actor.update(rollouts, advantage, admitted, None)
+    assert torch.equal(weights(actor), before)
+    assert report.policy_step == 0
+    np.testing.assert_array_equal(report.new_logprob(), rollouts.logprob)
+    assert report.metrics["learning_rate"] == 0.0
+
+
+def gradient(folder, advantage=ADVANTAGE, admitted=ALL, target_weight=None, **config):
+    """The gradient of one update, through a first moment that forgets nothing: exp_avg = (1 - beta1) gradient."""
+    actor = make_actor(folder, grad_clip=1e9, **config)
+    actor.update(actor.rollout(selection()), advantage, admitted, target_weight)
+    return np.concatenate([m.ravel() for m in actor.state()["exp_avg"].values()]) / 0.1
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_the_gradient_does_not_depend_on_the_micro_batches(llama_folder, aggregation, ratio):
+    whole, split = (gradient(llama_folder, aggregation=aggregation, ratio=ratio, micro_batch=m) for m in (64, 5))
+    np.testing.assert_allclose(whole, split, atol=2e-6 * np.abs(whole).max() + 1e-7)
+
+
+def test_target_weights_multiply_a_groups_terms(llama_folder):
+    weight = np.array([2.0, 0.5, 1.0, 0.0])
+    np.testing.assert_allclose(
+        gradient(llama_folder, target_weight=weight, aggregation="sequence_mean"),
+        gradient(llama_folder, advantage=ADVANTAGE * np.repeat(weight, G), aggregation="sequence_mean"),
+    )
+
+
+@pytest.mark.parametrize("aggregation", ["sequence_mean", "constant"])
+def test_the_normaliser_counts_admitted_rollouts_only_with_or_without_an_advantage(llama_folder, aggregation):
+    half = np.where(np.arange(B * G) < 6, ADVANTAGE, 0.0)
+    two = np.array([True, True, False, False])
+    admitted = gradient(llama_folder, advantage=half, aggregation=aggregation)
+    rejected = gradient(llama_folder, advantage=ADVANTAGE, admitted=two, aggregation=aggregation)
+    np.testing.assert_allclose(rejected, 2 * admitted, rtol=1e-4, atol=1e-7)
+
+
+def test_the_first_pass_is_on_policy_and_later_ones_are_not(llama_folder):
+    one, many = (make_actor(llama_folder, epochs=e, minibatches=m) for e, m in ((1, 1), (3, 2)))
+    first = one.update(one.rollout(selection()), ADVANTAGE, ALL, None).metrics
+    later = many.update(many.rollout(selection()), ADVANTAGE, ALL, None).metrics
+    assert first["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
+    assert first["clip_fraction"] == 0.0
+    assert later["clip_fraction"] > 0.0
+    assert later["log_ratio_sq"] > 1e-3
+    assert many.policy_step == 1
+    assert many.state()["optimizer_step"] == 6
+
+
+def test_metrics_are_finite_and_always_the_same(llama_folder):
+    actor = make_actor(llama_folder)
+    rollouts = actor.rollout(selection())
+    idle = actor.update(rollouts, ADVANTAGE, ~ALL, None).metrics
+    busy = actor.update(rollouts, ADVANTAGE, ALL, None).metrics
+    names = {"loss", "grad_norm", "ratio_mean", "clip_fraction", "log_ratio_sq", "entropy", "learning_rate"}
+    assert set(idle) == set(busy) == names
+    assert np.isfinite([*idle.values(), *busy.values()]).all()
+    assert busy["entropy"] > 4  # a random model is close to uniform over 257 tokens: log 257 = 5.5
+
+
+def test_evaluations_are_paired_across_seeds_and_repeat_exactly(llama_folder):
+    one, other = make_actor(llama_folder, seed=0), make_actor(llama_folder, seed=1)
+    first, again, paired = one.evaluate(), one.evaluate(), other.evaluate()
+    assert first.tokens == again.tokens == paired.tokens
+    assert first.n.tolist() == [1] * 8
+    assert np.bincount(first.stratum).tolist() == [2, 2, 2, 2]
+
+
+def test_evaluation_does_not_depend_on_its_batch(llama_folder):
+    whole, split = (make_actor(llama_folder, evaluation_samples=3, evaluation_batch=n).evaluate() for n in (512, 5))
+    assert whole.tokens == split.tokens
+    assert whole.n.tolist() == [3] * 8
+
+
+def run_steps(actor, count):
+    for step in range(count):
+        rollouts = actor.rollout(selection(problem=(step, 700 + step, 2500 + step, 4000)))
+        actor.update(rollouts, ADVANTAGE, np.arange(B) != step, None)
+
+
+def test_continuing_from_a_state_is_exact_to_the_bit(llama_folder):
+    whole, begun, resumed = make_actor(llama_folder), make_actor(llama_folder), make_actor(llama_folder)
+    run_steps(whole, 2)
+    run_steps(begun, 2)
+    state = begun.state()
+    run_steps(begun, 3)  # must not reach into the state that was handed out
+    resumed.restore(state)
+    run_steps(whole, 3)
+    run_steps(resumed, 3)
+    assert torch.equal(weights(whole), weights(resumed))
+    np.testing.assert_array_equal(whole.rollout(selection()).logprob, resumed.rollout(selection()).logprob)
+
+
+def test_a_state_is_nested_dicts_of_arrays_and_integers(llama_folder):
+    def leaves(value):
+        return [leaf for v in value.values() for leaf in leaves(v)] if isinstance(value, dict) else [value]
+
+    actor = make_actor(llama_folder)
+    run_steps(actor, 1)
+    state = actor.state()
+    assert all(type(leaf) is int or (type(leaf) is np.ndarray and leaf.flags.owndata) for leaf in leaves(state))
+    assert state["policy_step"] == state["rollout_step"] == state["optimizer_step"] == 1
+
+
+def test_a_state_of_another_model_is_refused(llama_folder):
+    actor = make_actor(llama_folder)
+    state = actor.state()
+    state["parameter"]["extra"] = np.zeros(1)
+    with pytest.raises(ValueError, match="the state is of another model: 1 parameters differ, extra first"):
+        actor.restore(state)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"learning_rate": 0}, {"clip_low": 1.0}, {"ratio": "word"}, {"epochs": 0}, {"momentum": 0.9}]
+)
+def test_a_setting_out_of_range_or_unknown_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        GRPOConfig(**wrong)

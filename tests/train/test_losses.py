@@ -1,0 +1,105 @@
+"""The losses against slow re-statements in plain Python, and their gradients against finite differences."""
+
+from itertools import product as pairs
+from math import exp
+
+import numpy as np
+import pytest
+import torch
+
+from curbench.train.losses import AGGREGATIONS, RATIOS, surrogate, token_weight
+
+R, L = 6, 5
+
+
+def batch(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    old = -torch.rand(R, L, generator=generator, dtype=torch.float64) * 3
+    new = old + 0.5 * torch.randn(R, L, generator=generator, dtype=torch.float64)
+    advantage = torch.randn(R, generator=generator, dtype=torch.float64)
+    length = torch.tensor([1, 2, 3, 4, 5, 5])
+    return new, old, advantage, length
+
+
+def slow_loss(new, old, advantage, length, ratio, low, high, aggregation, limit):
+    """The loss as the papers write it: loops over rollouts and tokens."""
+    rows = []
+    for i in range(R):
+        n = int(length[i])
+        log_ratio = [float(new[i, t] - old[i, t]) for t in range(n)]
+        rho = [exp(v) for v in log_ratio] if ratio == "token" else [exp(sum(log_ratio) / n)] * n
+        a = float(advantage[i])
+        rows.append([min(r * a, min(max(r, 1 - low), 1 + high) * a) for r in rho])
+    if aggregation == "token_mean":
+        return -sum(map(sum, rows)) / sum(map(len, rows))
+    if aggregation == "sequence_mean":
+        return -sum(sum(row) / len(row) for row in rows) / R
+    return -sum(map(sum, rows)) / (R * limit)
+
+
+def fast_loss(new, old, advantage, length, ratio, low, high, aggregation, limit):
+    term = surrogate(new, old, advantage, length, ratio=ratio, clip_low=low, clip_high=high)
+    return -(token_weight(length, L, aggregation, limit) * term.value).sum()
+
+
+@pytest.mark.parametrize(("ratio", "aggregation"), list(pairs(RATIOS, AGGREGATIONS)))
+@pytest.mark.parametrize(("low", "high"), [(0.2, 0.2), (0.2, 0.28), (3e-4, 4e-4)])
+def test_loss_equals_the_loop_over_rollouts_and_tokens(ratio, aggregation, low, high):
+    setting = (*batch(), ratio, low, high, aggregation, 8)
+    assert float(fast_loss(*setting)) == pytest.approx(slow_loss(*setting), rel=1e-6)
+
+
+@pytest.mark.parametrize(("ratio", "aggregation"), list(pairs(RATIOS, AGGREGATIONS)))
+def test_gradient_equals_finite_differences(ratio, aggregation):
+    new, old, advantage, length = batch(seed=3)
+    loss = lambda x: fast_loss(x, old, advantage, length, ratio, 0.2, 0.28, aggregation, 8)  # noqa: E731
+    assert torch.autograd.gradcheck(loss, new.requires_grad_(), eps=1e-6, atol=1e-5)
+
+
+def test_on_policy_gradient_is_that_of_the_advantage_weighted_log_likelihood():
+    new, _, advantage, length = batch()
+    new.requires_grad_()
+    weight = token_weight(length, L, "token_mean", L)
+    (grad,) = torch.autograd.grad((weight * surrogate(new, new.detach(), advantage, length).value).sum(), new)
+    np.testing.assert_allclose(grad, weight * advantage[:, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_a_clipped_token_has_no_gradient_and_is_counted(ratio):
+    old = torch.zeros(2, 2, dtype=torch.float64)
+    new = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    term = surrogate(new, old, torch.tensor([1.0, -1.0]), torch.tensor([2, 2]), ratio=ratio)
+    term.value.sum().backward()
+    assert term.clipped.tolist() == [[1, 1], [0, 0]]
+    assert new.grad[0].tolist() == [0, 0]
+    assert (new.grad[1] < 0).all()
+
+
+def test_padding_has_no_influence_even_when_it_is_not_finite():
+    new, old, advantage, length = batch()
+    beyond = torch.arange(L) >= length[:, None]
+    clean = surrogate(new, old, advantage, length)
+    dirty_new = new.masked_fill(beyond, float("nan")).requires_grad_()
+    dirty = surrogate(dirty_new, old.masked_fill(beyond, -float("inf")), advantage, length)
+    assert torch.equal(dirty.value, clean.value)
+    (grad,) = torch.autograd.grad(dirty.value.sum(), dirty_new)
+    assert torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_weights_sum_to_one_when_every_rollout_has_the_limit(aggregation):
+    assert float(token_weight(torch.full((R,), L), L, aggregation, L).sum()) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_a_constant_normaliser_does_not_favour_short_rollouts():
+    weight = token_weight(torch.tensor([1, 4]), 4, "constant", 4)
+    assert weight[0, 0] == weight[1, 0]
+    assert token_weight(torch.tensor([1, 4]), 4, "sequence_mean", 4)[0, 0] > weight[0, 0]
+
+
+def test_unknown_names_are_refused_with_the_choices():
+    new, old, advantage, length = batch()
+    with pytest.raises(ValueError, match="ratio must be one of token, sequence; got 'word'"):
+        surrogate(new, old, advantage, length, ratio="word")
+    with pytest.raises(ValueError, match="aggregation must be one of token_mean, sequence_mean, constant; got 'sum'"):
+        token_weight(length, L, "sum", L)

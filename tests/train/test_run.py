@@ -1,0 +1,145 @@
+"""Runs from spec to directory: they really train, resume to the same bits after SIGKILL, and refuse what cannot be."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from curbench.config import validate
+from curbench.sweep import run_grid
+from curbench.train.run import TrainSpec, run_directory, train
+
+SMALL = {
+    "suite": "countdown",
+    "curator": "actor_curator",
+    "budget_steps": 6,
+    "batch": 4,
+    "group": 4,
+    "evaluate_every": 4,
+    "checkpoint_every": 2,
+    "grpo": {"evaluation_problems": 12, "threads": 1},
+    "curator_set": {"dormant": "1", "warmup": "1", "candidates": "64"},
+}
+
+
+def spec(**change):
+    return validate(TrainSpec, SMALL | change)
+
+
+def content(directory):
+    """Everything a run leaves behind, timing and provenance aside."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        elif path.suffix == ".parquet":
+            found[name] = pq.read_table(path).to_pydict()
+        elif path.suffix == ".safetensors":
+            found[name] = path.read_bytes()
+        elif path.name == "run.json":
+            found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k != "environment"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return train(spec(), out), content(run_directory(out, spec()))
+
+
+def test_a_run_reports_what_it_spent_and_how_the_pass_rate_changed(whole):
+    row, _ = whole
+    assert (row["steps"], row["rollouts"]) == (6, 6 * 4 * 4)
+    assert row["tokens"] > row["rollouts"]
+    assert row["change"]["problems"] == 12
+    assert row["change"]["mean"] == pytest.approx(row["pass_rate"] - row["pass_rate_before"])
+
+
+COMMAND = [
+    *(sys.executable, "-m", "curbench", "train", "countdown/actor_curator"),
+    *("--set", "budget_steps=6", "--set", "batch=4", "--set", "group=4"),
+    *("--set", "evaluate_every=4", "--set", "checkpoint_every=2"),
+    *("--set", "grpo.evaluation_problems=12", "--set", "grpo.threads=1"),
+    *("--set", "actor_curator.dormant=1", "--set", "actor_curator.warmup=1", "--set", "actor_curator.candidates=64"),
+]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(whole, tmp_path, steps):
+    """Kills the process as soon as it has logged ``steps`` steps (0: as soon as the run exists)."""
+    directory = run_directory(tmp_path, spec())
+    process = subprocess.Popen([*COMMAND, "--out", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = directory / "steps.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() or log.read_bytes().count(b"\n") < steps:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert json.loads((directory / "run.json").read_text())["status"] == "running"
+    subprocess.run([*COMMAND, "--out", str(tmp_path), "--resume"], check=True, capture_output=True)
+    _, expected = whole
+    assert content(directory) == expected
+
+
+def test_runs_side_by_side_give_the_bits_of_runs_alone(whole, tmp_path):
+    specs = [spec(), spec(seed=1)]
+    seen = []
+    rows = list(run_grid(specs, tmp_path, jobs=2, progress=lambda one, spent: seen.append((one.seed, spent.steps))))
+    assert {row["seed"] for row in rows} == {0, 1}
+    _, expected = whole
+    assert content(run_directory(tmp_path, specs[0])) == expected
+    assert content(run_directory(tmp_path, specs[1])) != expected
+    assert {(0, 6), (1, 6)} <= set(seen)
+
+
+def test_an_existing_run_is_refused_before_anything_starts(tmp_path):
+    directory = run_directory(tmp_path, spec(seed=1))
+    directory.mkdir(parents=True)
+    (directory / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="pass --resume"):
+        list(run_grid([spec(), spec(seed=1)], tmp_path, progress=lambda one, spent: None))
+    assert not run_directory(tmp_path, spec()).exists()
+
+
+@pytest.mark.parametrize("curator", ["uniform", "uniform+nondegenerate", "sec", "osmd"])
+def test_every_curator_trains(tmp_path, curator):
+    one = spec(curator=curator, curator_set={}, budget_steps=2)
+    row = train(one, tmp_path)
+    assert row["steps"] == 2
+    steps = [json.loads(line) for line in (run_directory(tmp_path, one) / "steps.jsonl").read_text().splitlines()]
+    assert all(0 < step["smallest_propensity"] <= 1 for step in steps)
+    if "+" in curator:
+        assert all(step["admitted"] == pytest.approx(1 - step["degenerate"]) for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"group": 1}, "group: .*greater than or equal to 2; got 1"),
+        ({"budget_steps": None}, "a run needs a budget"),
+        ({"batch": 100_000}, "100000"),
+        ({"model": "/no/such/folder"}, "/no/such/folder"),
+        ({"signal": "joy"}, "unknown signal 'joy'; choose from mean_reward"),
+        ({"estimator": "ppo"}, "unknown estimator 'ppo'; choose from grpo"),
+        ({"curator_set": {"floor": "0"}}, r"floor must be in \(0, 1\]"),
+    ],
+)
+def test_bad_specs_are_refused_and_nothing_is_written(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        train(spec(**change), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_horizon_is_the_planned_number_of_steps():
+    assert spec().horizon == 6
+    assert spec(budget_steps=None, budget_rollouts=33).horizon == 3
+    assert spec(budget_steps=None, budget_tokens=1000, grpo={"max_new_tokens": 10}).horizon == 7
