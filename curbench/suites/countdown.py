@@ -90,7 +90,7 @@ class Countdown:
         (1.0, True)
         """
         row = self._problem[problem]
-        success = reaches_target(completion.strip(" \n"), row.number, row.target)
+        success = reaches_target(completion.strip(), row.number, row.target)
         return float(success), success
 
     def demonstration(self, generator: np.random.Generator) -> Demonstration:

@@ -91,7 +91,7 @@ def load_policy(
 def shipped_base(suite: str) -> Path:
     """The folder of the base model that ships with a suite, its weights compared with the checksum of its recipe.
 
-    Raises ValueError if the suite has no base model, RuntimeError if the weights are not those that the recipe made.
+    Raises ValueError if the suite has no base model, or the weights are not those that the recipe made.
     """
     folder = BASE / suite
     if not (folder / "recipe.json").is_file():
@@ -99,7 +99,7 @@ def shipped_base(suite: str) -> Path:
     expected = json.loads((folder / "recipe.json").read_text())["sha256"]
     found = sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if found != expected:
-        raise RuntimeError(
+        raise ValueError(
             f"{folder / 'model.safetensors'} has sha256 {found[:12]}..., and its recipe says {expected[:12]}...: "
             "install the package again"
         )

@@ -57,7 +57,7 @@ def test_weights_that_differ_from_the_checksum_are_refused(tmp_path, monkeypatch
     weights = tmp_path / "countdown" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     monkeypatch.setattr(policy_module, "BASE", tmp_path)
-    with pytest.raises(RuntimeError, match=r"its recipe says .*: install the package again"):
+    with pytest.raises(ValueError, match=r"its recipe says .*: install the package again"):
         load_policy(None, "countdown")
 
 
