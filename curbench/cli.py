@@ -245,5 +245,7 @@ def quickstart(
     out = out or Path("runs/quickstart-fast" if fast else "runs/quickstart")
     with bars() as bar:
         summary = tour(out, fast=fast, bar=bar, say=lambda text: None if as_json else print(text, flush=True))
+    for check in summary["failed"]:
+        print(f"curbench: {check}", file=sys.stderr)
     emit(summary) if as_json else print(f"report: {summary['report']}")
     raise typer.Exit(1 if summary["failed"] else 0)

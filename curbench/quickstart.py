@@ -24,8 +24,8 @@ class Size:
     training_seeds: int
 
 
-FULL = Size(horizon=10_000, seeds=100, budget_tokens=200_000, training_seeds=2)
-FAST = Size(horizon=2_000, seeds=30, budget_tokens=20_000, training_seeds=2)
+FULL = Size(horizon=10_000, seeds=100, budget_tokens=300_000, training_seeds=2)
+FAST = Size(horizon=2_000, seeds=30, budget_tokens=60_000, training_seeds=2)
 
 SIMULATIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("stationary", "osmd", {}),
@@ -42,7 +42,7 @@ CURATORS: dict[str, dict[str, str]] = {
 }
 """Compared at equal generated tokens; the published 20 + 5 dormant and warm-up steps would fill a run this short."""
 
-BASE_STEPS = 40  # of warm-up from scratch; the base model that ships took thousands
+BASE_STEPS = 100  # of warm-up from scratch; the base model that ships took thousands
 
 
 def tour(out: Path, *, fast: bool, bar: Any, say: Say) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _base_model(bar: Any, say: Say) -> list[str]:
     rate = ", ".join(f"{name} {stated['rate']:.2f}" for name, stated in recipe["pass_rate"].items())
     say(f"base model: weights match their recipe; pass rates {rate}")
     say(f"base model: {BASE_STEPS} warm-up steps from scratch, loss {loss[0]:.2f} -> {loss[-1]:.2f}")
-    return [] if loss[-1] < 0.75 * loss[0] else ["base model: warming one up from scratch does not lower its loss"]
+    return [] if loss[-1] < 0.75 * loss[0] else ["warming up a base model from scratch does not lower its loss"]
 
 
 def _train(out: Path, size: Size, bar: Any, say: Say) -> None:

@@ -76,11 +76,12 @@ def ratio_figure(rows: list[dict[str, Any]]) -> str:
             colour = COLOUR[ops.index(row["op"]) % len(COLOUR)]
             axis.plot([1, row["ratio"]], [y, y], color=colour, linewidth=1.5)
             axis.plot(row["ratio"], y, "o", color=colour, markersize=5)
-            axis.annotate(f"{row['ratio']:.3g}x", (row["ratio"], y), (6, -3), textcoords="offset points", fontsize=8)
+            text = f"{row['ratio']:,.{2 if row['ratio'] < 10 else 0}f}x"
+            axis.annotate(text, (row["ratio"], y), (6, -3), textcoords="offset points", fontsize=8)
         axis.axvline(1, color="#333333", linewidth=0.8)
         axis.set_xscale("log")
         axis.set_yticks(range(len(rows)), label, fontsize=8)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}x"))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.margins(x=0.12)
         axis.invert_yaxis()

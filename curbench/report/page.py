@@ -17,7 +17,7 @@ from curbench.stats import Interval
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1240px; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1320px; margin: 2rem auto;
   padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { margin-top: 2.4rem; border-bottom: 1px solid #ddd; }
 p.note { color: #555; max-width: 50rem; }
@@ -128,7 +128,7 @@ def _simulation(simulation: list[dict[str, Any]]) -> Iterable[str]:
 
 SIMULATION_HEAD = (
     *("test-bed / curator", "K", "T", "m", "seeds", "regret", "kind", "bound", "value", "verdict"),
-    *("smallest slack", "us/round", "driver"),
+    *("smallest slack", "us/round"),
 )
 
 
@@ -151,8 +151,7 @@ def _simulation_row(row: dict[str, Any]) -> list[str]:
         "" if bound["value"] is None else f"{bound['value']:.1f}" + (" (vacuous)" if bound["vacuous"] else ""),
         f'<span class="bad">{verdict}</span>' if failed else verdict,
         "" if certificate["min_slack"] is None else f"{certificate['min_slack']:.1e}",
-        f"{row['us_per_round']:.2f}",
-        escape(row["driver"]),
+        escape(f"{row['us_per_round']:.2f} {row['driver']}"),
     ]
 
 
