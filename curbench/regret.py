@@ -148,20 +148,6 @@ BOUNDS: dict[str, Bound] = {
 }
 
 
-def bound_for(method: str, comparator: str) -> Bound:
-    """The proved bound that covers an OSMD method against a comparator.
-
-    method      "clip", "share" or "restart"
-    comparator  "static", "switching" (S pieces) or "dynamic" (variation V_T)
-
-    >>> bound_for("clip", "switching").name
-    'tracking_clip'
-    """
-    if method == "restart":
-        return BOUNDS["dynamic_restart"]
-    return BOUNDS[f"{'dynamic' if comparator == 'dynamic' else 'tracking'}_{method}"]
-
-
 @nb.njit
 def mirror_slack(p, arm, expected, y, stepped, eta, floor):
     """(slack, scale) of the one-step inequality of mirror descent, at the comparator where it is tightest.

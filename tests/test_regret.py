@@ -10,7 +10,6 @@ from curbench.regret import (
     BOUNDS,
     SLACK_TOLERANCE,
     Setting,
-    bound_for,
     dynamic_clip,
     dynamic_restart,
     mirror_slack,
@@ -52,11 +51,9 @@ def test_restart_bound_formula():
     assert dynamic_restart(s) == pytest.approx(4 * log(4) / 0.2 + 0.2 * 2.5 * 100 / 2 + 30 * 3.0)
 
 
-def test_bounds_are_chosen_by_method_and_comparator():
-    assert bound_for("clip", "static").name == "tracking_clip"
-    assert bound_for("share", "dynamic").name == "dynamic_share"
-    assert bound_for("restart", "switching").name == "dynamic_restart"
+def test_every_bound_is_proved_or_plotted_and_names_its_source():
     assert {b.status for b in BOUNDS.values()} == {"proved", "plotted"}
+    assert all(b.source for b in BOUNDS.values())
 
 
 @st.composite

@@ -62,6 +62,17 @@ class Curator(ABC):
         """f64[B] weights of the slots in the actor's loss, or None for equal weights."""
         return None
 
+    def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
+        """The bound (``regret.BOUNDS``) that covers this curator, and the parameters it depends on; None if none does.
+
+        comparator  "static", "switching" or "dynamic"; the simulator adds what it knows about the test-bed
+        """
+        return None
+
+    def resolved(self) -> dict[str, float]:
+        """The numbers that tuning rules arrived at, for the record."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """Everything needed to continue exactly: nested dicts of arrays and JSON scalars."""
         return {"step": self.step}

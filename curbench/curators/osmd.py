@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numba as nb
 import numpy as np
 
-from curbench.curators.tabular import Design, TabularCurator, Unit
+from curbench.curators.tabular import Design, MirrorStep, TabularCurator, Unit
 from curbench.mirror import copy_, exponentiated_step_, project_on_floor_, share_
 from curbench.types import Array, Bank
 
@@ -145,6 +145,17 @@ class Osmd(TabularCurator):
             raise ValueError(f"eta must be positive; got {eta}")
         if not low < high:
             raise ValueError(f"the utility range needs low < high; got [{low}, {high}]")
+
+    def bound(self, comparator: str) -> tuple[str, dict[str, Any]]:
+        kind = "dynamic" if comparator == "dynamic" or self.method == "restart" else "tracking"
+        core = self.core
+        used = {"eta": core.eta, "floor": core.floor * core.p.size, "share": core.share}
+        return f"{kind}_{self.method}", used | {"restart_every": core.restart_every}
+
+    def mirror_step(self) -> MirrorStep:
+        if self.method == "clip":
+            return MirrorStep(self.core.eta, self.core.floor * self.core.p.size, self.core.p)
+        return MirrorStep(self.core.eta, 0.0, self.core.stepped)
 
     def metrics(self) -> dict[str, float]:
         return {**super().metrics(), "eta": self.core.eta}

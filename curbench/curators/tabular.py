@@ -12,11 +12,26 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from curbench.curators.base import Curator
+from curbench.regret import mirror_slack
 from curbench.sampling import expected_count_, select_iid_, select_systematic_, systematic_fits
 from curbench.types import Array, Bank, Feedback, Selection
 
 Design = Literal["auto", "iid", "systematic"]
 Unit = Literal["stratum", "problem"]
+
+
+class MirrorStep(NamedTuple):
+    """What the pathwise certificate of a mirror step needs.
+
+    eta, floor  step size; gamma of the clipped simplex, 0 without one
+    stepped     f64[K], where ``update_core`` leaves the step, before any sharing or restart
+    slack       compiled inequality: (p, arm, expected, y, stepped, eta, floor) -> (slack, scale), see ``regret``
+    """
+
+    eta: float
+    floor: float
+    stepped: Array
+    slack: Callable[..., tuple[float, float]] = mirror_slack
 
 
 class Arms(NamedTuple):
@@ -52,6 +67,8 @@ class TabularCurator(Curator):
 
     core: Any
     update_core: ClassVar[Callable[..., None]]
+    explores: ClassVar[bool] = True
+    """Whether every arm keeps a positive probability; index policies, which play the best index, do not."""
 
     def __init__(self, bank: Bank, *, unit: Unit = "stratum", design: Design = "auto", **common: Any) -> None:
         super().__init__(bank, **common)
@@ -69,6 +86,10 @@ class TabularCurator(Curator):
     def arm_count(self) -> int:
         """K, the number of arms."""
         return int(self.arms.size.size)
+
+    def mirror_step(self) -> MirrorStep | None:
+        """What the certificate checks after every update, or None: only mirror descent has one."""
+        return None
 
     def select(self, batch: int) -> Selection:
         iid = self._draws_iid(batch)
@@ -102,6 +123,9 @@ class TabularCurator(Curator):
         iid = selection.design == "iid"
         expected_count_(arm, expected, selection.problem, selection.propensity, self.arms.of, self.arms.size, iid)
         return arm, expected
+
+    def resolved(self) -> dict[str, float]:
+        return {name: value for name, value in self.core._asdict().items() if not isinstance(value, np.ndarray)}
 
     def state(self) -> dict[str, Any]:
         core = {name: value.copy() for name, value in self.core._asdict().items() if isinstance(value, np.ndarray)}

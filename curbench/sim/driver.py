@@ -11,10 +11,8 @@ import numpy as np
 
 from curbench import loop, signals
 from curbench.curators.base import Curator
-from curbench.curators.osmd import Osmd
-from curbench.curators.tabular import TabularCurator
+from curbench.curators.tabular import MirrorStep, TabularCurator
 from curbench.mirror import copy_
-from curbench.regret import mirror_slack
 from curbench.sampling import expected_count_, select_iid_, select_systematic_, systematic_fits
 from curbench.sim.actor import BanditActor, bernoulli_reward_
 from curbench.sim.arms import Arms
@@ -42,10 +40,11 @@ def largest(value):
 
 
 @nb.njit(nogil=True)
-def drive(update_core, core, stepped, table, start, mean, horizon, batch, iid, seeds, check, grid, trace):
+def drive(update_core, slack_core, core, stepped, table, start, mean, horizon, batch, iid, seeds, check, grid, trace):
     """Runs one seed: draw, reward, update; with a grid also regret and certificate.
 
     update_core, core  the curator's compiled update and its arrays, changed in place
+    slack_core         the one-step inequality of its certificate
     stepped            f64[K], where the curator leaves its step before sharing or restarting
     table              (member, start, size, of): each arm is one problem
     start, mean        segments of the test-bed
@@ -83,7 +82,7 @@ def drive(update_core, core, stepped, table, start, mean, horizon, batch, iid, s
         for j in range(batch):
             sampled += (best - mu[arm[j]]) / batch
         if check[0]:
-            gap, scale = mirror_slack(before, arm, expected, y, stepped, check[1], check[2])
+            gap, scale = slack_core(before, arm, expected, y, stepped, check[1], check[2])
             slack = min(slack, gap / scale)
         if t + 1 == grid[point]:
             trace[point, 0] = p_form
@@ -143,11 +142,12 @@ def time_compiled(
 
 
 def _drive(curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Array, trace: Array) -> tuple[float, int]:
-    check, eta, gamma, stepped = certificate_terms(curator)
+    check, step = certificate(curator)
     return drive(
         type(curator).update_core,
+        step.slack,
         curator.core,
-        stepped,
+        step.stepped,
         tuple(curator.arms),
         arms.start,
         arms.mean,
@@ -155,20 +155,19 @@ def _drive(curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Ar
         curator.batch,
         curator.design == "iid",
         (np.uint64(seeds[0]), np.uint64(seeds[1])),
-        (check, eta, gamma),
+        (check, step.eta, step.floor),
         grid,
         trace,
     )
 
 
-def certificate_terms(curator: TabularCurator) -> tuple[bool, float, float, Array]:
-    """(whether to check, eta, gamma, the array that holds the step): only mirror descent has a certificate."""
-    if not isinstance(curator, Osmd):
-        return False, 0.0, 0.0, curator.core.p
-    core = curator.core
-    if curator.method == "clip":
-        return True, core.eta, core.floor * curator.arm_count, core.p
-    return True, core.eta, 0.0, core.stepped
+NO_CERTIFICATE = MirrorStep(0.0, 0.0, np.empty(0))
+
+
+def certificate(curator: TabularCurator) -> tuple[bool, MirrorStep]:
+    """(whether there is one to check, its terms)."""
+    step = curator.mirror_step()
+    return step is not None, step or NO_CERTIFICATE
 
 
 def nan_unless_checked(slack: float) -> float:
@@ -211,7 +210,7 @@ class _TableWatch:
 
     def __init__(self, curator: TabularCurator) -> None:
         self.curator = curator
-        self.check, self.eta, self.gamma, self.stepped = certificate_terms(curator)
+        self.check, self.step = certificate(curator)
         self.p_form, self.slack, self.capped = 0.0, np.inf, 0
 
     def before(self, mu: Array) -> None:
@@ -225,5 +224,6 @@ class _TableWatch:
         if self.check:
             arm, expected = curator.expected_count(selection)
             y = result.feedback.utility
-            gap, scale = mirror_slack(self.p, arm, expected, y, self.stepped, self.eta, self.gamma)
+            step = self.step
+            gap, scale = step.slack(self.p, arm, expected, y, step.stepped, step.eta, step.floor)
             self.slack = min(self.slack, gap / scale)

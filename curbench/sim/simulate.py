@@ -15,10 +15,9 @@ import numpy as np
 
 from curbench.curators import curator_class
 from curbench.curators.base import Curator
-from curbench.curators.osmd import Osmd
 from curbench.philox import spawn_seeds
 from curbench.record import environment, write_atomic
-from curbench.regret import SLACK_TOLERANCE, Bound, Setting, bound_for
+from curbench.regret import BOUNDS, SLACK_TOLERANCE, Bound, Setting
 from curbench.sim.arms import Arms
 from curbench.sim.driver import Trajectory, is_compiled, run_compiled, run_loop, time_compiled
 from curbench.stats import Interval, mean_interval, upper_limit
@@ -138,6 +137,8 @@ def simulate(
         raise ValueError(f"seeds must be at least 1; got {seeds}")
     cls = curator_class(curator)
     hyper = dict(hyper or {})
+    if hyper.keys() & {"low", "high"}:
+        raise ValueError("rewards of the simulator lie in [0, 1]; leave low and high out")
     bank = arms.bank()
 
     def fresh(seed: int) -> tuple[Any, tuple[int, int]]:
@@ -147,8 +148,7 @@ def simulate(
 
     grid = np.unique(np.geomspace(1, arms.horizon, GRID_POINTS).astype(np.int64))
     example, pair = fresh(first_seed)
-    if isinstance(example, Osmd) and (example.core.low, example.core.high) != (0.0, 1.0):
-        raise ValueError("rewards of the simulator lie in [0, 1]; leave low and high out")
+    covered = _bound(example, arms)
     compiled = is_compiled(example)
     timing = time_compiled(lambda: fresh(first_seed)[0], arms, pair, grid) if compiled else None
 
@@ -162,7 +162,7 @@ def simulate(
     with ThreadPoolExecutor(workers) as pool:
         trajectory = list(pool.map(run, range(first_seed, first_seed + seeds)))
     us = timing or (np.mean([one.us for one in trajectory]), np.mean([one.us_full for one in trajectory]))
-    return _summarise(arms, curator, hyper, example, trajectory, grid, us)
+    return _summarise(arms, curator, hyper, example, covered, trajectory, grid, us)
 
 
 def _summarise(
@@ -170,6 +170,7 @@ def _summarise(
     curator: str,
     hyper: dict[str, Any],
     example: Curator,
+    covered: tuple[Bound, Setting] | None,
     trajectory: list[Trajectory],
     grid: Array,
     us: Any,
@@ -180,14 +181,15 @@ def _summarise(
     curve = sampled if kind == "sampled" else p_form
     slack = np.array([one.min_slack for one in trajectory])
     capped = sum(one.capped for one in trajectory)
-    covered = _bound(example, arms) if capped == 0 else None
+    if capped:  # a systematic draw whose cap bound is covered by no theorem
+        covered = None
     bound, setting = covered or (None, None)
-    value = covered and covered[0].value(covered[1])
+    value = None if bound is None or setting is None else bound.value(setting)
     return Simulation(
         arms=arms,
         curator=curator,
         hyper=hyper,
-        resolved={} if setting is None else {k: v for k, v in setting._asdict().items() if k in RESOLVED},
+        resolved=example.resolved(),
         seeds=len(trajectory),
         batch=example.batch,
         regret=mean_interval(curve[:, -1]),
@@ -214,26 +216,20 @@ def _holds(regret: Array, value: float) -> bool | None:
     return None if regret.size < FEW_SEEDS and regret.mean() <= value else False
 
 
-RESOLVED = ("eta", "floor", "share", "restart_every")
-
-
 def _bound(curator: Curator, arms: Arms) -> tuple[Bound, Setting] | None:
-    """The theorem that covers this curator on these arms, and the parameters that really run."""
-    if not isinstance(curator, Osmd):
+    """The bound that covers this curator on these arms, at the parameters that really run."""
+    covered = curator.bound(arms.comparator)
+    if covered is None:
         return None
-    core = curator.core
-    setting = Setting(
+    name, used = covered
+    return BOUNDS[name], Setting(
         arms=arms.count,
         batch=curator.batch,
         horizon=arms.horizon,
-        eta=core.eta,
-        floor=core.floor * arms.count,
-        share=core.share,
-        restart_every=core.restart_every,
         segments=arms.segments,
         variation=arms.variation,
+        **used,
     )
-    return bound_for(curator.method, arms.comparator), setting
 
 
 def _bound_curve(bound: Bound, setting: Setting, arms: Arms, grid: Array) -> Array:
