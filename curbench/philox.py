@@ -19,6 +19,8 @@ INSTANCE = 5  # random test-bed instances
 ORDER = 6  # the order in which a systematic draw visits the arms
 ROLLOUT = 7  # tokens of training rollouts (index = rollout and position)
 EVALUATION = 8  # tokens of held-out evaluations
+NOISE = 9  # reward noise that all draws of a simulated round share
+DELAY = 10  # when, and whether, simulated feedback arrives
 VERDICT = 9  # a noisy verifier, in the simulated learner (index = visit, step = problem)
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

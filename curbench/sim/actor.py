@@ -7,22 +7,22 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from curbench.philox import REWARD, uniform
-from curbench.sim.arms import Arms
+from curbench.sim.arms import Arms, Noise
+from curbench.sim.reward import KINDS, reward_
 from curbench.types import Array, Evaluation, Reward, Rollouts, Selection, UpdateReport
 
 
 @nb.njit
-def bernoulli_reward_(y, mean, problem, visit, seed):
-    """Fills y f64[m] with 0 or 1: slot j succeeds if the uniform of (arm, its n-th visit) is below the arm's mean.
+def advance_rested_(now, stage, visit, start, mean, arm):
+    """Moves mean ``now[arm]`` to what holds after ``visit[arm]`` pulls; row s of ``mean`` from start[s] pulls on."""
+    while stage[arm] + 1 < start.size and start[stage[arm] + 1] <= visit[arm]:
+        stage[arm] += 1
+    now[arm] = mean[stage[arm], arm]
 
-    Rewards hang on (seed, arm, visit), so two curators with the same seed see the same luck (common random numbers).
-    ``visit`` i64[K] counts the visits and is advanced.
-    """
-    for j in range(problem.size):
-        arm = problem[j]
-        y[j] = 1.0 if uniform(seed, REWARD, arm, visit[arm]) < mean[arm] else 0.0
-        visit[arm] += 1
+
+def noise_terms(noise: Noise) -> tuple[int, float, bool]:
+    """(kind, scale, shared) of a noise as the compiled functions take it."""
+    return KINDS.index(noise.kind), float(noise.scale), bool(noise.shared)
 
 
 class BanditActor:
@@ -33,10 +33,15 @@ class BanditActor:
         self.seed = np.uint64(seed)
         self.round = 0
         self.visit = np.zeros(arms.count, np.int64)
+        self.noise = noise_terms(arms.noise)
+        self._stage = np.zeros(arms.count, np.int64)
+        self._now = arms.mean[0].copy()
 
     @property
     def mean(self) -> Array:
         """f64[K], the latent means of this round; only the simulator may look."""
+        if self.arms.rested:
+            return self._now
         segment = int(np.searchsorted(self.arms.start, self.round, side="right")) - 1
         return self.arms.mean[segment]
 
@@ -48,14 +53,21 @@ class BanditActor:
     def reward(self, rollouts: Rollouts) -> Reward:
         problem = np.repeat(rollouts.selection.problem, rollouts.selection.rollouts)
         y = np.empty(problem.size)
-        bernoulli_reward_(y, self.mean, problem, self.visit, self.seed)
+        reward_(y, self.mean, problem, self.visit, self.seed, self.round, *self.noise)
         return Reward(y, y > 0)
 
     def update(
         self, rollouts: Rollouts, advantage: Array, admitted: Array, target_weight: Array | None
     ) -> UpdateReport:
         self.round += 1
+        self._advance(rollouts.selection.problem)
         return UpdateReport(policy_step=self.round)
+
+    def _advance(self, arm: Array) -> None:
+        """Brings rested means up to date with the pulls; they stay put within a round."""
+        if self.arms.rested:
+            for i in arm:
+                advance_rested_(self._now, self._stage, self.visit, self.arms.start, self.arms.mean, i)
 
     def evaluate(self) -> Evaluation:
         one = np.ones(self.arms.count, np.int64)
@@ -67,3 +79,4 @@ class BanditActor:
     def restore(self, state: dict[str, Any]) -> None:
         self.round = int(state["round"])
         self.visit[:] = state["visit"]
+        self._advance(np.arange(self.arms.count))

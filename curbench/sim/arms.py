@@ -5,12 +5,29 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from curbench.types import Array, Bank
 
 LARGEST_MEAN_BYTES = 2 << 30
+
+
+class Noise(NamedTuple):
+    """How a reward scatters around its mean, see ``reward.noisy``.
+
+    kind    "bernoulli", "beta", "gaussian" or "power"
+    scale   concentration of beta; standard deviation of the truncated normal
+    shared  whether all draws of a round share their noise
+    """
+
+    kind: str = "bernoulli"
+    scale: float = 1.0
+    shared: bool = False
+
+
+BERNOULLI = Noise()
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,8 @@ class Arms:
     horizon: int
     comparator: str
     source: str
+    noise: Noise = BERNOULLI
+    rested: bool = False
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or self.mean.size == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -13,10 +14,12 @@ from curbench import loop, signals
 from curbench.curators.base import Curator
 from curbench.curators.tabular import MirrorStep, TabularCurator
 from curbench.mirror import copy_
-from curbench.sampling import expected_count_, select_iid_, select_systematic_, systematic_fits
-from curbench.sim.actor import BanditActor, bernoulli_reward_
+from curbench.sampling import capped_expectation, expected_count_, select_iid_, select_systematic_, systematic_fits
+from curbench.sim.actor import BanditActor, advance_rested_, noise_terms
 from curbench.sim.arms import Arms
-from curbench.types import Array
+from curbench.sim.delay import NO_DELAY, Delay, Delayed, Proxy, arrival
+from curbench.sim.reward import reward_
+from curbench.types import Array, Feedback, Selection
 
 TIMING_REPEATS = 5
 
@@ -40,51 +43,63 @@ def largest(value):
 
 
 @nb.njit(nogil=True)
-def drive(update_core, slack_core, core, stepped, table, start, mean, horizon, batch, iid, seeds, check, grid, trace):
+def drive(update_core, slack_core, core, stepped, table, world, horizon, batch, iid, seeds, check, delay, grid, trace):
     """Runs one seed: draw, reward, update; with a grid also regret and certificate.
 
     update_core, core  the curator's compiled update and its arrays, changed in place
     slack_core         the one-step inequality of its certificate
     stepped            f64[K], where the curator leaves its step before sharing or restarting
     table              (member, start, size, of): each arm is one problem
-    start, mean        segments of the test-bed
+    world              (start, mean, rested, noise kind, noise scale, shared noise) of the test-bed
     seeds              (curator seed, reward seed)
     check              (whether to check the certificate, eta, gamma)
+    delay              (rounds, jitter, loss)
     grid               i64[n] increasing round counts at which ``trace`` f64[n, 2] = (p-form regret, sampled regret)
     Returns            (smallest normalised slack, rounds in which a cap of the systematic design bound)
     """
     member, first, size, of = table
-    visit = np.zeros(mean.shape[1], np.int64)
-    before = np.empty(mean.shape[1])
-    problem, arm = np.empty(batch, np.int64), np.empty(batch, np.int64)
-    propensity, expected, y = np.empty(batch), np.empty(batch), np.empty(batch)
+    start, mean, rested, kind, scale, shared = world
+    k = mean.shape[1]
+    visit, stage, now, before = np.zeros(k, np.int64), np.zeros(k, np.int64), mean[0].copy(), np.empty(k)
+    problem, propensity = np.empty(batch, np.int64), np.empty(batch)
+    ring = delay[0] + delay[1] + 1  # rounds whose feedback may still be under way
+    arm, due = np.empty((ring, batch), np.int64), np.full(ring, -1)
+    expected, y = np.empty((ring, batch)), np.empty((ring, batch))
     p_form, sampled, segment, point, slack, capped = 0.0, 0.0, 0, 0, np.inf, 0
     recording = grid.size > 0
     for t in range(horizon):
-        while segment + 1 < start.size and start[segment + 1] <= t:
+        while not rested and segment + 1 < start.size and start[segment + 1] <= t:
             segment += 1
-        mu = mean[segment]
+        mu = now if rested else mean[segment]
+        row = t % ring if ring > 1 else 0
         if iid:
             select_iid_(problem, propensity, core.p, member, first, size, seeds[0], t)
         else:
             select_systematic_(problem, propensity, core.p, member, first, size, seeds[0], t)
+        reward_(y[row], mu, problem, visit, seeds[1], t, kind, scale, shared)
+        expected_count_(arm[row], expected[row], problem, propensity, of, size, iid)
         if recording:
-            copy_(before, core.p)
-            if not iid and not systematic_fits(before, size, batch):
+            if not iid and not systematic_fits(core.p, size, batch):
                 capped += 1
-        bernoulli_reward_(y, mu, problem, visit, seeds[1])
-        expected_count_(arm, expected, problem, propensity, of, size, iid)
-        update_core(core, arm, expected, y, t)
-        if not recording:
-            continue
-        best = largest(mu)
-        p_form += best - expectation(before, mu)
-        for j in range(batch):
-            sampled += (best - mu[arm[j]]) / batch
-        if check[0]:
-            gap, scale = slack_core(before, arm, expected, y, stepped, check[1], check[2])
-            slack = min(slack, gap / scale)
-        if t + 1 == grid[point]:
+            best = largest(mu)
+            p_form += best - expectation(core.p, mu)
+            for j in range(batch):
+                sampled += (best - mu[problem[j]]) / batch
+        if rested:
+            for j in range(batch):
+                advance_rested_(now, stage, visit, start, mean, problem[j])
+        due[row] = arrival(seeds[1], t, delay[0], delay[1], delay[2])
+        for age in range(min(ring - 1, t), -1, -1):
+            row = (t - age) % ring if ring > 1 else 0
+            if due[row] != t:
+                continue
+            if recording and check[0]:
+                copy_(before, core.p)
+            update_core(core, arm[row], expected[row], y[row], t - age)
+            if recording and check[0]:
+                gap, size_of = slack_core(before, arm[row], expected[row], y[row], stepped, check[1], check[2])
+                slack = min(slack, gap / size_of)
+        if recording and t + 1 == grid[point]:
             trace[point, 0] = p_form
             trace[point, 1] = sampled
             point += 1
@@ -114,15 +129,17 @@ def is_compiled(curator: Curator) -> bool:
     return isinstance(curator, TabularCurator) and curator.design != "auto" and bool((curator.arms.size == 1).all())
 
 
-def run_compiled(curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Array) -> Trajectory:
+def run_compiled(
+    curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Array, delay: Delay = NO_DELAY
+) -> Trajectory:
     """One seed under the compiled driver. ``seeds`` are those of the curator and of the rewards."""
     trace = np.empty((grid.size, 2))
-    slack, capped = _drive(curator, arms, seeds, grid, trace)
+    slack, capped = _drive(curator, arms, seeds, grid, trace, delay)
     return Trajectory(trace[:, 0], trace[:, 1], nan_unless_checked(slack), capped)
 
 
 def time_compiled(
-    fresh: Callable[[], TabularCurator], arms: Arms, seeds: tuple[int, int], grid: Array
+    fresh: Callable[[], TabularCurator], arms: Arms, seeds: tuple[int, int], grid: Array, delay: Delay = NO_DELAY
 ) -> tuple[float, float]:
     """Microseconds per round on one thread: (draw, reward and update alone; with regret and certificate).
 
@@ -132,16 +149,18 @@ def time_compiled(
     for _ in range(1 + TIMING_REPEATS):
         curator = fresh()
         begin = perf_counter()
-        _drive(curator, arms, seeds, np.empty(0, np.int64), nothing)
+        _drive(curator, arms, seeds, np.empty(0, np.int64), nothing, delay)
         bare.append(perf_counter() - begin)
     curator = fresh()
     begin = perf_counter()
-    run_compiled(curator, arms, seeds, grid)
+    run_compiled(curator, arms, seeds, grid, delay)
     full = perf_counter() - begin
     return min(bare[1:]) / arms.horizon * 1e6, full / arms.horizon * 1e6
 
 
-def _drive(curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Array, trace: Array) -> tuple[float, int]:
+def _drive(
+    curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Array, trace: Array, delay: Delay
+) -> tuple[float, int]:
     check, step = certificate(curator)
     return drive(
         type(curator).update_core,
@@ -149,13 +168,13 @@ def _drive(curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Ar
         curator.core,
         step.stepped,
         tuple(curator.arms),
-        arms.start,
-        arms.mean,
+        (arms.start, arms.mean, arms.rested, *noise_terms(arms.noise)),
         arms.horizon,
         curator.batch,
         curator.design == "iid",
         (np.uint64(seeds[0]), np.uint64(seeds[1])),
-        (check, step.eta, step.floor),
+        (check, float(step.eta), float(step.floor)),
+        tuple(delay),
         grid,
         trace,
     )
@@ -175,23 +194,20 @@ def nan_unless_checked(slack: float) -> float:
     return float("nan") if slack == np.inf else float(slack)
 
 
-def run_loop(curator: Curator, arms: Arms, seeds: tuple[int, int], grid: Array) -> Trajectory:
+def run_loop(curator: Curator, arms: Arms, seeds: tuple[int, int], grid: Array, delay: Delay = NO_DELAY) -> Trajectory:
     """One seed under THE loop, the one that trains.
 
     Gives the trajectory of ``run_compiled``, number for number, for the curators that both can run.
     """
     actor = BanditActor(arms, seeds[1])
-    watch = _TableWatch(curator) if isinstance(curator, TabularCurator) else None
+    watch = Watched(curator, actor) if isinstance(curator, TabularCurator) else None
+    late: Any = Delayed(watch or curator, delay, seeds[1])
     points = set(grid.tolist())
     trace, sampled, curator_s = [], 0.0, 0.0
     begin = perf_counter()
     for t in range(arms.horizon):
-        mu = actor.mean
-        if watch:
-            watch.before(mu)
-        result = loop.step(curator, actor, batch=curator.batch, signal=signals.SIGNALS["mean_reward"])
-        if watch:
-            watch.after(result)
+        mu = actor.mean.copy()
+        result = loop.step(late, actor, batch=curator.batch, signal=signals.SIGNALS["mean_reward"])
         curator_s += result.seconds["select"] + result.seconds["curator_update"]
         problem = result.selection.problem
         for i in problem:
@@ -205,25 +221,39 @@ def run_loop(curator: Curator, arms: Arms, seeds: tuple[int, int], grid: Array) 
     return Trajectory(value[:, 0], value[:, 1], slack, capped, curator_s * us, full_s * us)
 
 
-class _TableWatch:
-    """Regret and certificate of a tabular curator, looked at from outside, around each pass of the loop."""
+class Watched(Proxy):
+    """A tabular curator with its regret and certificate measured from outside, whenever it draws or learns.
 
-    def __init__(self, curator: TabularCurator) -> None:
-        self.curator = curator
-        self.check, self.step = certificate(curator)
+    What a draw was expected to be is recomputed from the distribution that was drawn from; a curator that states
+    another propensity fails its certificate.
+    """
+
+    def __init__(self, curator: TabularCurator, actor: BanditActor) -> None:
+        super().__init__(curator)
+        self.actor = actor
+        self.check, self.mirror = certificate(curator)
         self.p_form, self.slack, self.capped = 0.0, np.inf, 0
+        self.drawn: dict[int, tuple[Array, Array]] = {}
 
-    def before(self, mu: Array) -> None:
-        self.p = self.curator.core.p.copy()
-        self.p_form += largest(mu) - expectation(self.p, mu)
+    def select(self, batch: int) -> Selection:
+        p = self.core.p.copy()
+        self.p_form += largest(self.actor.mean) - expectation(p, self.actor.mean)
+        selection = self.curator.select(batch)
+        iid, arms = selection.design == "iid", self.arms
+        self.capped += not iid and not systematic_fits(p, arms.size, batch)
+        arm = arms.of[selection.problem]
+        expected = batch * p if iid else capped_expectation(p, arms.size, batch)
+        self.drawn[selection.ticket] = arm, expected[arm]
+        stated = selection.propensity * arms.size[arm] * (batch if iid else 1)
+        if not np.allclose(stated, expected[arm], rtol=1e-9, atol=0.0):
+            self.slack = -np.inf
+        return selection
 
-    def after(self, result: loop.StepResult) -> None:
-        curator, selection = self.curator, result.selection
-        iid = selection.design == "iid"
-        self.capped += not iid and not systematic_fits(self.p, curator.arms.size, curator.batch)
+    def update(self, feedback: Feedback) -> None:
+        p = self.core.p.copy()
+        self.curator.update(feedback)
+        arm, expected = self.drawn.pop(feedback.selection.ticket)
         if self.check:
-            arm, expected = curator.expected_count(selection)
-            y = result.feedback.utility
-            step = self.step
-            gap, scale = step.slack(self.p, arm, expected, y, step.stepped, step.eta, step.floor)
+            step = self.mirror
+            gap, scale = step.slack(p, arm, expected, feedback.utility, step.stepped, step.eta, step.floor)
             self.slack = min(self.slack, gap / scale)

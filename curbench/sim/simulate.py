@@ -19,6 +19,7 @@ from curbench.philox import spawn_seeds
 from curbench.record import environment, write_atomic
 from curbench.regret import BOUNDS, SLACK_TOLERANCE, Bound, Setting
 from curbench.sim.arms import Arms
+from curbench.sim.delay import NO_DELAY, Delay, parse_delay
 from curbench.sim.driver import Trajectory, is_compiled, run_compiled, run_loop, time_compiled
 from curbench.stats import Interval, mean_interval, upper_limit
 from curbench.types import Array
@@ -117,6 +118,7 @@ def simulate(
     seeds: int = 100,
     batch: int = 1,
     hyper: dict[str, Any] | None = None,
+    delay: Delay | int | str = NO_DELAY,
     first_seed: int = 0,
     threads: int | None = None,
     progress: Callable[[], None] = lambda: None,
@@ -125,6 +127,7 @@ def simulate(
 
     batch     m, draws per round
     hyper     hyper-parameters of the curator; the design defaults to iid, which theorems 1 and 2 assume
+    delay     when feedback arrives: rounds of lateness, or ROUNDS[:JITTER[:LOSS]]; no bound covers late feedback
     threads   seeds run side by side; default all cores
     progress  called after every seed
     Raises    ValueError for a curator that does not exist, fewer than one seed, or hyper-parameters it refuses.
@@ -139,7 +142,7 @@ def simulate(
     hyper = dict(hyper or {})
     if hyper.keys() & {"low", "high"}:
         raise ValueError("rewards of the simulator lie in [0, 1]; leave low and high out")
-    bank = arms.bank()
+    bank, late = arms.bank(), parse_delay(delay)
 
     def fresh(seed: int) -> tuple[Any, tuple[int, int]]:
         curator_seed, reward_seed = spawn_seeds(seed, 2)
@@ -148,13 +151,13 @@ def simulate(
 
     grid = np.unique(np.geomspace(1, arms.horizon, GRID_POINTS).astype(np.int64))
     example, pair = fresh(first_seed)
-    covered = _bound(example, arms)
+    covered = None if late != NO_DELAY or arms.rested else _bound(example, arms)
     compiled = is_compiled(example)
-    timing = time_compiled(lambda: fresh(first_seed)[0], arms, pair, grid) if compiled else None
+    timing = time_compiled(lambda: fresh(first_seed)[0], arms, pair, grid, late) if compiled else None
 
     def run(seed: int) -> Trajectory:
         made, pair = fresh(seed)
-        result = run_compiled(made, arms, pair, grid) if compiled else run_loop(made, arms, pair, grid)
+        result = (run_compiled if compiled else run_loop)(made, arms, pair, grid, late)
         progress()
         return result
 

@@ -1,0 +1,90 @@
+"""Rewards of simulated arms: pure functions of (seed, arm, visit), with exactly the mean they are given.
+
+Two curators with the same seed see the same luck (common random numbers), so paired differences have little variance.
+"""
+
+import numba as nb
+import numpy as np
+
+from curbench.philox import NOISE, REWARD, uniform
+
+KINDS = ("bernoulli", "beta", "gaussian", "power")
+BERNOULLI_, BETA_, GAUSSIAN_, POWER_ = range(4)
+
+_ATTEMPTS = 1 << 10  # numbers set aside for one reward; a rejection sampler needs a handful
+
+
+@nb.njit
+def reward_(y, mean, problem, visit, seed, step, kind, scale, shared):
+    """Fills y f64[m] in [0, 1] with a reward of conditional mean mean[arm] per slot, and advances ``visit`` i64[K].
+
+    kind    index into ``KINDS``; scale as in ``arms.Noise``
+    shared  True: all draws of a round take their noise from the same numbers, keyed by (seed, step), not by arm and
+            visit. The theorems allow it: they only need the *indices* to be drawn independently.
+    """
+    for j in range(problem.size):
+        arm = problem[j]
+        if shared:
+            y[j] = noisy(mean[arm], seed, NOISE, step, 0, kind, scale)
+        else:
+            y[j] = noisy(mean[arm], seed, REWARD, arm, visit[arm], kind, scale)
+        visit[arm] += 1
+
+
+@nb.njit
+def noisy(mean, seed, stream, step, index, kind, scale):
+    """One reward in [0, 1] with that mean.
+
+    bernoulli  1 with probability mean
+    power      u^((1 - mean) / mean): mostly near 0 and now and then near 1 when the mean is small
+    beta       Beta(scale mean, scale (1 - mean))
+    gaussian   normal of standard deviation ``scale``, truncated to mean +- min(mean, 1 - mean): symmetric, so the mean
+               is exact, and certain at 0 and 1
+    """
+    if kind == BERNOULLI_:
+        return 1.0 if uniform(seed, stream, step, index) < mean else 0.0
+    if mean <= 0.0 or mean >= 1.0:
+        return mean
+    if kind == POWER_:
+        return uniform(seed, stream, step, index) ** ((1.0 - mean) / mean)
+    first = index * _ATTEMPTS
+    if kind == GAUSSIAN_:
+        width = min(mean, 1.0 - mean)
+        return mean + truncated_normal(scale, width, seed, stream, step, first)
+    a = gamma(scale * mean, seed, stream, step, first)
+    b = gamma(scale * (1.0 - mean), seed, stream, step, first + _ATTEMPTS // 2)
+    return a / (a + b) if a + b > 0.0 else mean
+
+
+@nb.njit
+def truncated_normal(scale, width, seed, stream, step, index):
+    """A centred normal of standard deviation ``scale`` given that it lies in [-width, width], by rejection.
+
+    The proposal is uniform on the interval, or on +-6 standard deviations if that is narrower.
+    """
+    reach = min(width, 6.0 * scale)
+    for i in range(0, _ATTEMPTS, 2):
+        x = (2.0 * uniform(seed, stream, step, index + i) - 1.0) * reach
+        if uniform(seed, stream, step, index + i + 1) < np.exp(-0.5 * (x / scale) ** 2):
+            return x
+    return 0.0  # with probability below 0.8^500
+
+
+@nb.njit
+def gamma(shape, seed, stream, step, index):
+    """A Gamma(shape, 1) variate. Source: Marsaglia & Tsang, ACM TOMS 2000; shapes below 1 by u^(1/shape)."""
+    boost, a = 1.0, shape
+    if a < 1.0:
+        boost = (1.0 - uniform(seed, stream, step, index)) ** (1.0 / a)
+        a += 1.0
+    d = a - 1.0 / 3.0
+    c = 1.0 / np.sqrt(9.0 * d)
+    for i in range(1, _ATTEMPTS // 2 - 3, 3):
+        radius = np.sqrt(-2.0 * np.log(1.0 - uniform(seed, stream, step, index + i)))
+        x = radius * np.cos(2.0 * np.pi * uniform(seed, stream, step, index + i + 1))
+        v = (1.0 + c * x) ** 3
+        if v > 0.0 and np.log(1.0 - uniform(seed, stream, step, index + i + 2)) < 0.5 * x * x + d - d * v + d * np.log(
+            v
+        ):
+            return boost * d * v
+    return boost * d  # with probability below 0.05^160
