@@ -21,7 +21,7 @@ ROLLOUT = 7  # tokens of training rollouts (index = rollout and position)
 EVALUATION = 8  # tokens of held-out evaluations
 NOISE = 9  # reward noise that all draws of a simulated round share
 DELAY = 10  # when, and whether, simulated feedback arrives
-VERDICT = 9  # a noisy verifier, in the simulated learner (index = visit, step = problem)
+VERDICT = 11  # a noisy verifier, in the simulated learner (index = visit, step = problem)
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
