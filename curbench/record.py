@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from curbench.loop import Spent, StepResult
@@ -129,6 +129,53 @@ def write_atomic(path: Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises ValueError, naming the file, if it holds something else or lacks one of ``keys``.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:  # of JSON or of UTF-8
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    require_keys(path, content, *keys)
+    return content
+
+
+def require_keys(where: object, value: Any, *keys: str) -> None:
+    """Raises ValueError, naming ``where``, if ``value`` is not a JSON object with these keys."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not a JSON object")
+    missing = sorted(set(keys) - value.keys())
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+
+
+def previous_run(directory: Path, spec: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    """The run.json of the run to continue in a directory, or None when a new run can begin there.
+
+    Raises ValueError if a run exists and ``resume`` is False, if it is damaged or was made from another spec, or if
+    the directory holds anything else.
+    """
+    path = directory / "run.json"
+    if not path.exists():
+        if directory.exists() and any(file.name != "run.json.part" for file in directory.iterdir()):
+            raise ValueError(f"{directory} holds files but no run.json; move them away, or choose another --out")
+        return None
+    if not resume:
+        raise ValueError(f"a run exists in {directory}; pass --resume to continue it, or another --out")
+    run = read_object(path, "spec", "environment", "status")
+    require_keys(f"{path}: spec", run["spec"])
+    asked = json.loads(json.dumps(spec))
+    changed = sorted(k for k in asked.keys() | run["spec"].keys() if asked.get(k) != run["spec"].get(k))
+    if changed:
+        raise ValueError(
+            f"the run in {directory} was made with other settings ({', '.join(changed)}); "
+            "resume it with its own, or choose another --out"
+        )
+    return run
+
+
 class RunRecord:
     """The record of one run, opened for writing; the loop's ``Recorder``.
 
@@ -136,7 +183,8 @@ class RunRecord:
     spec       JSON object that identifies the run: everything that its numbers depend on
     resume     continue what is there; without it an existing run is refused
 
-    Raises ValueError if a run exists and ``resume`` is False, or if it was made from another spec.
+    Raises ValueError for what ``previous_run`` refuses or a damaged checkpoint, and ModuleNotFoundError without
+    tensorboard, before anything is written.
     """
 
     def __init__(
@@ -146,44 +194,31 @@ class RunRecord:
         self.spec = json.loads(json.dumps(spec))
         self._parts: list[dict[str, np.ndarray]] = []
         self._board = None
-        self.complete = False
         self.spent: Spent | None = None
         self.state: State | None = None
-        self._environment = [environment()]  # one entry for each process that has worked on the run
-        if (self.directory / "run.json").exists():
-            self._reopen(resume)
-        else:
-            (self.directory / "selections").mkdir(parents=True, exist_ok=True)
-            self._write_run("running")
-        if not self.complete:
-            self._steps = (self.directory / "steps.jsonl").open("a")
-            self._evals = (self.directory / "evals.jsonl").open("a")
-            if tensorboard:
-                self._board = _tensorboard(self.directory / "tensorboard", self.spent)
+        previous = previous_run(self.directory, spec, resume=resume)
+        self.complete = previous is not None and previous["status"] == "complete"
+        if self.complete:
+            return
+        writer = _summary_writer() if tensorboard else None
+        checkpoint = self.directory / "checkpoint.safetensors"
+        if checkpoint.exists():
+            self.spent, self.state = load_checkpoint(checkpoint)
+        # One entry for each process that has worked on the run.
+        self._environment = [*(previous["environment"] if previous else []), environment()]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._write_run("running")
+        self._cut(self.spent)
+        (self.directory / "selections").mkdir(exist_ok=True)
+        self._steps = (self.directory / "steps.jsonl").open("a")
+        self._evals = (self.directory / "evals.jsonl").open("a")
+        if writer:
+            purge = None if self.spent is None else self.spent.steps + 1
+            self._board = writer(self.directory / "tensorboard", purge_step=purge)
 
     def _write_run(self, status: str) -> None:
         run = {"spec": self.spec, "environment": self._environment, "status": status}
         write_atomic(self.directory / "run.json", json.dumps(run, indent=1).encode())
-
-    def _reopen(self, resume: bool) -> None:
-        run = json.loads((self.directory / "run.json").read_text())
-        if not resume:
-            raise ValueError(f"a run exists in {self.directory}; pass --resume to continue it, or another --out")
-        changed = sorted(k for k in self.spec.keys() | run["spec"].keys() if self.spec.get(k) != run["spec"].get(k))
-        if changed:
-            raise ValueError(
-                f"the run in {self.directory} was made with other settings ({', '.join(changed)}); "
-                "resume it with its own, or choose another --out"
-            )
-        self.complete = run["status"] == "complete"
-        if self.complete:
-            return
-        self._environment = [*run["environment"], *self._environment]
-        self._write_run("running")
-        checkpoint = self.directory / "checkpoint.safetensors"
-        if checkpoint.exists():
-            self.spent, self.state = load_checkpoint(checkpoint)
-        self._cut(self.spent)
 
     def _cut(self, spent: Spent | None) -> None:
         """Drops what was written after the checkpoint at ``spent``; everything, if there is none."""
@@ -287,11 +322,17 @@ class RunRecord:
 
 
 def load_checkpoint(path: Path) -> tuple[Spent, State]:
-    """(what was spent, nested state) of a checkpoint file."""
-    with safe_open(path, "np") as file:
-        note = json.loads(file.metadata()["state"])
-        array = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    return Spent(**note["spent"]), unflatten(array | note["scalars"])
+    """(what was spent, nested state) of a checkpoint file.
+
+    Raises ValueError, naming the file, if it is damaged.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            note = json.loads(file.metadata()["state"])
+            array = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        return Spent(**note["spent"]), unflatten(array | note["scalars"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}) and cannot be resumed; choose another --out") from None
 
 
 def _step_of(line: str) -> int:
@@ -302,7 +343,7 @@ def _step_of(line: str) -> int:
         return sys.maxsize
 
 
-def _tensorboard(directory: Path, spent: Spent | None) -> Any:
+def _summary_writer() -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(directory, purge_step=None if spent is None else spent.steps + 1)
+    return SummaryWriter

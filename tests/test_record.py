@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -97,6 +98,54 @@ def test_resuming_a_complete_run_changes_nothing(tmp_path):
     before = content(tmp_path)
     go(tmp_path, 5, resume=True)
     assert content(tmp_path) == before
+
+
+def test_a_kill_before_the_run_is_recorded_leaves_a_directory_that_can_be_used(tmp_path):
+    (tmp_path / "run.json.part").write_bytes(b'{"spec"')
+    go(tmp_path, 5)
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "complete"
+
+
+def test_a_directory_with_other_files_is_refused_and_untouched(tmp_path):
+    (tmp_path / "steps.jsonl").write_text('{"step": 1}\n')
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="holds files but no run.json"):
+            go(tmp_path, 5, resume=resume)
+    assert content(tmp_path) == {"steps.jsonl": [{"step": 1}]}
+
+
+def test_nothing_is_written_when_tensorboard_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ModuleNotFoundError):
+        RunRecord(tmp_path / "run", SPEC)
+    assert list(tmp_path.rglob("*.json*")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", r"run.json lacks environment, spec, status"),
+        ('{"spec": {"suite"', r"run.json is not JSON: .* line 1"),
+        ("[]", r"run.json is not a JSON object"),
+        ('{"spec": 1, "environment": [], "status": "running"}', r"run.json: spec is not a JSON object"),
+    ],
+)
+def test_a_damaged_run_json_is_named_on_resume(tmp_path, text, message):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        go(tmp_path, 5, resume=True)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b.replace(b"spent", b"spend")])
+def test_a_damaged_checkpoint_is_named_and_the_run_left_as_it_is(tmp_path, damage):
+    with pytest.raises(Killed):
+        go(tmp_path, 10, kill=("step", 6))
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    before = content(tmp_path), (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors is damaged .*; choose another --out"):
+        go(tmp_path, 10, resume=True)
+    assert (content(tmp_path), (tmp_path / "run.json").read_bytes()) == before
 
 
 def test_resuming_with_other_settings_names_them(tmp_path):
