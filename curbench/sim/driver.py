@@ -14,7 +14,7 @@ from curbench import loop, signals
 from curbench.curators.base import Curator
 from curbench.curators.tabular import MirrorStep, TabularCurator
 from curbench.mirror import copy_
-from curbench.sampling import capped_expectation, expected_count_, select_iid_, select_systematic_, systematic_fits
+from curbench.sampling import capped_expectation, iid_arm_, systematic_arm_, systematic_fits
 from curbench.sim.actor import BanditActor, advance_rested_, noise_terms
 from curbench.sim.arms import Arms
 from curbench.sim.delay import NO_DELAY, Delay, Delayed, Proxy, arrival
@@ -43,13 +43,12 @@ def largest(value):
 
 
 @nb.njit(nogil=True)
-def drive(update_core, slack_core, core, stepped, table, world, horizon, batch, iid, seeds, check, delay, grid, trace):
+def drive(update_core, slack_core, core, stepped, world, horizon, batch, iid, seeds, check, delay, grid, trace):
     """Runs one seed: draw, reward, update; with a grid also regret and certificate.
 
     update_core, core  the curator's compiled update and its arrays, changed in place
     slack_core         the one-step inequality of its certificate
     stepped            f64[K], where the curator leaves its step before sharing or restarting
-    table              (member, start, size, of): each arm is one problem
     world              (start, mean, rested, noise kind, noise scale, shared noise) of the test-bed
     seeds              (curator seed, reward seed)
     check              (whether to check the certificate, eta, gamma)
@@ -57,48 +56,61 @@ def drive(update_core, slack_core, core, stepped, table, world, horizon, batch, 
     grid               i64[n] increasing round counts at which ``trace`` f64[n, 2] = (p-form regret, sampled regret)
     Returns            (smallest normalised slack, rounds in which a cap of the systematic design bound)
     """
-    member, first, size, of = table
     start, mean, rested, kind, scale, shared = world
     k = mean.shape[1]
-    visit, stage, now, before = np.zeros(k, np.int64), np.zeros(k, np.int64), mean[0].copy(), np.empty(k)
-    problem, propensity = np.empty(batch, np.int64), np.empty(batch)
+    visit, stage, before = np.zeros(k, np.int64), np.zeros(k, np.int64), np.empty(k)
+    arm, expected, y = np.empty(batch, np.int64), np.empty(batch), np.empty(batch)
+    one = np.ones(k, np.int64)
+    late = delay[0] + delay[1] > 0 or delay[2] > 0.0
     ring = delay[0] + delay[1] + 1  # rounds whose feedback may still be under way
-    arm, due = np.empty((ring, batch), np.int64), np.full(ring, -1)
-    expected, y = np.empty((ring, batch)), np.empty((ring, batch))
+    due, late_arm = np.full(ring, -1), np.empty((ring, batch), np.int64)
+    late_expected, late_y = np.empty((ring, batch)), np.empty((ring, batch))
     p_form, sampled, segment, point, slack, capped = 0.0, 0.0, 0, 0, np.inf, 0
     recording = grid.size > 0
+    checking = recording and check[0]
+    mu = mean[0].copy() if rested else mean[0]
     for t in range(horizon):
         while not rested and segment + 1 < start.size and start[segment + 1] <= t:
             segment += 1
-        mu = now if rested else mean[segment]
-        row = t % ring if ring > 1 else 0
+            mu = mean[segment]  # a view: making one costs as much as a draw
         if iid:
-            select_iid_(problem, propensity, core.p, member, first, size, seeds[0], t)
+            iid_arm_(arm, core.p, seeds[0], t)
+            for j in range(batch):
+                expected[j] = core.p[arm[j]] * batch
         else:
-            select_systematic_(problem, propensity, core.p, member, first, size, seeds[0], t)
-        reward_(y[row], mu, problem, visit, seeds[1], t, kind, scale, shared)
-        expected_count_(arm[row], expected[row], problem, propensity, of, size, iid)
+            inclusion = capped_expectation(core.p, one, batch)
+            systematic_arm_(arm, inclusion, seeds[0], t)
+            for j in range(batch):
+                expected[j] = inclusion[arm[j]]
+        reward_(y, mu, arm, visit, seeds[1], t, kind, scale, shared)
         if recording:
-            if not iid and not systematic_fits(core.p, size, batch):
+            if not iid and not systematic_fits(core.p, one, batch):
                 capped += 1
             best = largest(mu)
             p_form += best - expectation(core.p, mu)
             for j in range(batch):
-                sampled += (best - mu[problem[j]]) / batch
+                sampled += (best - mu[arm[j]]) / batch
         if rested:
             for j in range(batch):
-                advance_rested_(now, stage, visit, start, mean, problem[j])
-        due[row] = arrival(seeds[1], t, delay[0], delay[1], delay[2])
-        for age in range(min(ring - 1, t), -1, -1):
-            row = (t - age) % ring if ring > 1 else 0
-            if due[row] != t:
-                continue
-            if recording and check[0]:
+                advance_rested_(mu, stage, visit, start, mean, arm[j])
+        if late:
+            row = t % ring
+            due[row] = arrival(seeds[1], t, delay[0], delay[1], delay[2])
+            for j in range(batch):
+                late_arm[row, j], late_expected[row, j], late_y[row, j] = arm[j], expected[j], y[j]
+        for age in range(min(ring - 1, t), -1, -1):  # oldest first
+            if late:
+                row = (t - age) % ring
+                if due[row] != t:
+                    continue
+                for j in range(batch):
+                    arm[j], expected[j], y[j] = late_arm[row, j], late_expected[row, j], late_y[row, j]
+            if checking:
                 copy_(before, core.p)
-            update_core(core, arm[row], expected[row], y[row], t - age)
-            if recording and check[0]:
-                gap, size_of = slack_core(before, arm[row], expected[row], y[row], stepped, check[1], check[2])
-                slack = min(slack, gap / size_of)
+            update_core(core, arm, expected, y, t - age)
+            if checking:
+                gap, relative_to = slack_core(before, arm, expected, y, stepped, check[1], check[2])
+                slack = min(slack, gap / relative_to)
         if recording and t + 1 == grid[point]:
             trace[point, 0] = p_form
             trace[point, 1] = sampled
@@ -167,7 +179,6 @@ def _drive(
         step.slack,
         curator.core,
         step.stepped,
-        tuple(curator.arms),
         (arms.start, arms.mean, arms.rested, *noise_terms(arms.noise)),
         arms.horizon,
         curator.batch,
