@@ -22,6 +22,7 @@ EVALUATION = 8  # tokens of held-out evaluations
 NOISE = 9  # reward noise that all draws of a simulated round share
 DELAY = 10  # when, and whether, simulated feedback arrives
 VERDICT = 11  # a noisy verifier, in the simulated learner (index = visit, step = problem)
+POSTERIOR = 20  # posterior samples of Thompson sampling (index = arm and attempt, step = round)
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

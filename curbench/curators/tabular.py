@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numba as nb
 import numpy as np
 
 from curbench.curators.base import Curator
@@ -18,6 +19,16 @@ from curbench.types import Array, Bank, Feedback, Selection
 
 Design = Literal["auto", "iid", "systematic"]
 Unit = Literal["stratum", "problem"]
+
+
+@nb.njit
+def unit_interval(utility, low, high):
+    """The utility mapped from [low, high] to [0, 1]; what lies outside is clipped.
+
+    >>> unit_interval(0.5, -1.0, 1.0), unit_interval(3.0, -1.0, 1.0)
+    (0.75, 1.0)
+    """
+    return min(max((utility - low) / (high - low), 0.0), 1.0)
 
 
 class MirrorStep(NamedTuple):
