@@ -19,6 +19,9 @@ HISTORY = 5
 EXPIRES_AFTER = 64
 """Steps after which a selection without feedback is forgotten."""
 
+LARGEST_LOG_RATIO = 20.0
+"""Where log r is cut before it is exponentiated, so that no loss overflows; far outside any useful clip range."""
+
 
 class ActorCurator(Curator):
     """Actor-Curator (Gu et al. 2026, 2602.20532) with a linear or MLP head over frozen problem features and history.
@@ -116,7 +119,8 @@ class ActorCurator(Curator):
             candidate_propensity=self.candidates / len(self.bank),
         )
         if self.step >= self.dormant:
-            self.pending[self.step] = (feature, draw.problem, draw.probability)
+            log_probability = draw.score[draw.problem].astype(np.float64) - draw.log_normaliser
+            self.pending[self.step] = (feature, draw.problem, log_probability)
         self.pending.pop(self.step - EXPIRES_AFTER, None)
         self.step += 1
         return selection
@@ -154,17 +158,17 @@ class ActorCurator(Curator):
             self._learn(feedback, *pending)
         self._remember(feedback)
 
-    def _learn(self, feedback: Feedback, feature: Array, index: Array, old: Array) -> None:
+    def _learn(self, feedback: Feedback, feature: Array, index: Array, old_log: Array) -> None:
+        """Takes the gradient steps; ``old_log`` is log p_t of the slots, finite where p_t itself underflows to 0."""
         selection = feedback.selection
         count = len(selection) if selection.design == "systematic" else 1  # an iid propensity is that of one draw
-        weighted = torch.from_numpy((feedback.utility * count * old / selection.propensity).astype(np.float32))
-        x, at = torch.from_numpy(feature), torch.from_numpy(index)
-        old_log = torch.from_numpy(np.log(old)).float()
+        weighted = torch.from_numpy((feedback.utility * count * np.exp(old_log) / selection.propensity).astype("f4"))
+        x, at, then = torch.from_numpy(feature), torch.from_numpy(index), torch.from_numpy(old_log).float()
         with torch.no_grad():
             before = self._log_probability(x)
         for _ in range(self.epochs):
             now = self._log_probability(x)
-            ratio = torch.exp(now[at] - old_log)
+            ratio = torch.exp(torch.clamp(now[at] - then, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
             clipped = torch.clamp(ratio, 1 - self.clip, 1 + self.clip)
             loss = -torch.minimum(ratio * weighted, clipped * weighted).mean()
             if self.kl:
@@ -200,7 +204,7 @@ class ActorCurator(Curator):
                 str(i): {name: value.numpy().copy() for name, value in moment.items()} for i, moment in moments.items()
             },
             "pending": {
-                str(ticket): dict(zip(("feature", "index", "old"), (a.copy() for a in entry), strict=True))
+                str(ticket): dict(zip(("feature", "index", "old_log"), (a.copy() for a in entry), strict=True))
                 for ticket, entry in self.pending.items()
             },
         }
@@ -217,7 +221,8 @@ class ActorCurator(Curator):
         }
         self.optimizer.load_state_dict(optimizer)
         self.pending = {
-            int(ticket): (entry["feature"], entry["index"], entry["old"]) for ticket, entry in state["pending"].items()
+            int(ticket): (entry["feature"], entry["index"], entry["old_log"])
+            for ticket, entry in state["pending"].items()
         }
 
     def metrics(self) -> dict[str, float]:

@@ -125,6 +125,18 @@ def test_actor_curator_selects_uniformly_until_it_is_warm():
         assert moved == (step >= 2)
 
 
+def test_actor_curator_survives_probabilities_that_underflow():
+    curator = ActorCurator(FEATURED, dormant=0, warmup=0, temperature=1e-3, candidates=12, **COMMON)
+    for p in curator.scorer.parameters():
+        p.data.normal_(generator=torch.Generator().manual_seed(3))
+    selection = curator.select(4)
+    _, _, old_log = curator.pending[0]
+    curator.update(feedback(selection, np.array([0.9, -0.4, 0.2, 0.0])))
+    assert np.isfinite(old_log).all()
+    assert np.exp(old_log).min() == 0.0
+    assert all(torch.isfinite(p).all() for p in curator.scorer.parameters())
+
+
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 @pytest.mark.parametrize("design", ["iid", "systematic"])
 def test_actor_curator_takes_the_gradient_of_its_stated_loss(head, design):
@@ -135,8 +147,8 @@ def test_actor_curator_takes_the_gradient_of_its_stated_loss(head, design):
     for p in curator.scorer.parameters():
         p.data.normal_(generator=torch.Generator().manual_seed(3))
     selection = curator.select(4)
-    feature, index, old = curator.pending[0]
-    utility = np.array([0.9, -0.4, 0.2, 0.05])
+    feature, index, old_log = curator.pending[0]
+    old, utility = np.exp(old_log), np.array([0.9, -0.4, 0.2, 0.05])
     score = curator.scorer(torch.from_numpy(feature))[:, 0]
     p_new = torch.softmax(score, 0)[torch.from_numpy(index)]
     np.testing.assert_allclose(p_new.detach().numpy(), old, rtol=1e-5)
@@ -157,10 +169,10 @@ def test_actor_curator_stops_at_the_clip():
     for clip in (0.2, 100.0):
         curator = ActorCurator(separable, dormant=0, warmup=0, candidates=12, epochs=400, clip=clip, **COMMON)
         selection = curator.select(4)
-        feature, index, old = curator.pending[0]
+        feature, index, old_log = curator.pending[0]
         curator.update(feedback(selection, np.array([0.5, 0.5, -0.5, -0.5])))
         with torch.no_grad():
-            ratio = torch.softmax(curator.scorer(torch.from_numpy(feature))[:, 0], 0).numpy()[index] / old
+            ratio = torch.softmax(curator.scorer(torch.from_numpy(feature))[:, 0], 0).numpy()[index] / np.exp(old_log)
         assert (ratio[:2] > 1.1).all()
         assert (ratio[2:] < 0.9).all()
         reach[clip] = np.abs(np.log(ratio)).max()
