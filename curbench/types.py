@@ -1,7 +1,7 @@
 """The nouns of curbench: frozen, checked at the door, and the same in the simulator and in the trainer.
 
 Shape letters: N problems in the bank, M candidates, B selected problems (slots), G rollouts per group, R rollouts in
-all, K arms. Arrays are made read-only, so a record kept for later cannot change under its owner.
+all, K arms. Arrays are read-only copies, so a record kept for later cannot change under its owner.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ Array = np.ndarray
 
 
 def _freeze(owner: Any, name: str, dtype: Any, shape: tuple[int, ...] | None) -> Array:
-    """Converts one field of a frozen dataclass to a read-only array of ``dtype`` and checks its shape."""
-    value = np.asarray(getattr(owner, name), dtype=dtype)
+    """Copies one field of a frozen dataclass to a read-only array of ``dtype`` and checks its shape."""
+    value = np.array(getattr(owner, name), dtype=dtype)  # a view would still change with the caller's array
     if shape is not None and value.shape != shape:
         raise ValueError(f"{type(owner).__name__}.{name} must have shape {shape}; got {value.shape}")
-    if value.flags.writeable:
-        value = value.view()
-        value.setflags(write=False)
+    value.setflags(write=False)
     object.__setattr__(owner, name, value)
     return value
 

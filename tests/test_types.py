@@ -37,6 +37,15 @@ def test_the_caller_keeps_a_writable_array():
     assert mine[0] == 0.25
 
 
+@pytest.mark.parametrize("given", [np.array([0.5, 0.5]), np.array([0.5, 0.5, 1.0])[:2]])
+def test_a_record_does_not_change_with_the_array_of_its_caller(given):
+    read_only = given.view()
+    read_only.setflags(write=False)
+    made = [selection(propensity=given), selection(propensity=read_only)]
+    given[0] = 0.25
+    assert all(one.propensity[0] == 0.5 for one in made)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_a_reward_that_is_not_finite_is_refused_with_its_entry(wrong):
     with pytest.raises(ValueError, match="Reward.reward must be finite; entry 1"):
