@@ -3,9 +3,9 @@
 import numba as nb
 import numpy as np
 
-# exp(-600) keeps a product with any probability above 1e-40 a normal float64, so no arm is lost to underflow in one
-# step. Truncating a loss estimate only adds slack to the one-step inequality that ``regret`` checks.
-LARGEST_STEP = 600.0
+# No arm is ever lost to underflow, however many losses meet on it. Stopping early is a truncated loss estimate, which
+# only adds slack to the one-step inequality that ``regret`` checks.
+SMALLEST = 1e-300
 
 
 @nb.njit
@@ -18,7 +18,7 @@ def copy_(target, source):
 @nb.njit
 def exponentiated_step_(p, arm, loss, eta):
     """Multiplies p[arm] by exp(-eta loss); p f64[K] is left unnormalised. ``loss`` >= 0 is importance-weighted."""
-    p[arm] *= np.exp(-min(eta * loss, LARGEST_STEP))
+    p[arm] = max(p[arm] * np.exp(-eta * loss), SMALLEST)
 
 
 @nb.njit
@@ -49,8 +49,6 @@ def project_on_floor_(p, floor):
     """KL projection of p f64[K] onto {q : sum q = 1, q_i >= floor}: q_i = max(floor, c p_i); scaling if floor = 0.
 
     floor  float in [0, 1/K]. The set {c p_i < floor} only grows as c falls, so a threshold on p replaces a sort.
-
-    Raises ZeroDivisionError if no mass is left, which a positive floor makes impossible.
     """
     k = p.size
     below, mass = mass_above(p, 0.0)

@@ -175,12 +175,14 @@ def mirror_slack(p, arm, expected, y, stepped, eta, floor):
     for i in range(k):
         linear += p[i] * estimate[i]
         square += p[i] * estimate[i] * estimate[i]
-        if p[i] > 0.0 and stepped[i] > 0.0:
+        if p[i] > 0.0:
+            if stepped[i] <= 0.0:  # infinitely far from the comparator on this arm
+                return -np.inf, 1.0
             step = eta * estimate[i] + np.log(stepped[i] / p[i])
             everywhere += step
             tightest = min(tightest, step)
             scale = max(scale, eta * estimate[i])
-        elif floor > 0.0:  # a clipped step never reaches zero
+        elif floor > 0.0:  # a clipped distribution has no zero
             return -np.inf, 1.0
     slack = (1.0 - floor) * tightest + floor / k * everywhere + 0.5 * eta * eta * square - eta * linear
     return slack, scale

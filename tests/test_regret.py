@@ -89,6 +89,20 @@ def test_a_step_in_the_wrong_direction_has_none():
     assert slack < -0.01 * scale
 
 
-def test_a_clipped_step_that_reaches_zero_has_none():
+@pytest.mark.parametrize("gamma", [0.0, 0.1])
+def test_a_step_that_loses_an_arm_for_ever_has_none(gamma):
     p, stepped = np.array([0.5, 0.5]), np.array([1.0, 0.0])
-    assert mirror_slack(p, np.array([1]), np.array([0.5]), np.array([0.0]), stepped, 0.1, 0.1)[0] == -np.inf
+    assert mirror_slack(p, np.array([1]), np.array([0.5]), np.array([0.0]), stepped, 0.1, gamma)[0] == -np.inf
+
+
+def test_many_enormous_losses_on_every_arm_leave_a_distribution_with_a_certificate():
+    p = np.array([0.5, 0.5])
+    arm, expected, y = np.array([0, 1, 0, 1]), np.full(4, 2.0), np.zeros(4)
+    stepped = p.copy()
+    for i in arm:
+        exponentiated_step_(stepped, i, 0.5, 1e4)
+    project_on_floor_(stepped, 0.0)
+    assert stepped.sum() == pytest.approx(1.0)
+    assert (stepped > 0).all()
+    slack, scale = mirror_slack(p, arm, expected, y, stepped, 1e4, 0.0)
+    assert slack >= -SLACK_TOLERANCE * scale

@@ -51,7 +51,7 @@ def regret_figure(name: str, simulation: list[dict[str, Any]]) -> str:
             axis.plot(t, curve[:, 0], color=colour, label=_sim_label(one["row"]))
             axis.fill_between(t, curve[:, 1], curve[:, 2], color=colour, alpha=0.2, linewidth=0)
             if one["bound_curve"] is not None:
-                axis.plot(t, one["bound_curve"], color=colour, linestyle="--", linewidth=1)
+                axis.plot(t, np.array(one["bound_curve"], float), color=colour, linestyle="--", linewidth=1)
         axis.set(xlabel="round", ylabel="cumulative regret per draw", title=name, yscale="log", xscale="log")
         axis.set_xlim(left=10)
         axis.set_ylim(bottom=max(0.1, axis.get_ylim()[0]))

@@ -125,7 +125,7 @@ class Trajectory:
     p_form, sampled  f64[n], cumulative regret at the grid points; ``p_form`` is NaN for curators without a table
     min_slack        smallest normalised certificate slack over the rounds; NaN when no certificate applies
     capped           rounds in which the systematic design hit a cap
-    us, us_full      microseconds per round of the Python loop: the curator's two verbs; everything
+    us, us_full      microseconds per round of the Python loop, medians: the curator's two verbs; everything
     """
 
     p_form: Array
@@ -214,22 +214,20 @@ def run_loop(curator: Curator, arms: Arms, seeds: tuple[int, int], grid: Array, 
     watch = Watched(curator, actor) if isinstance(curator, TabularCurator) else None
     late: Any = Delayed(watch or curator, delay, seeds[1])
     points = set(grid.tolist())
-    trace, sampled, curator_s = [], 0.0, 0.0
-    begin = perf_counter()
+    trace, sampled, seconds = [], 0.0, np.empty((arms.horizon, 2))
     for t in range(arms.horizon):
-        mu = actor.mean.copy()
+        mu, begin = actor.mean.copy(), perf_counter()
         result = loop.step(late, actor, batch=curator.batch, signal=signals.SIGNALS["mean_reward"])
-        curator_s += result.seconds["select"] + result.seconds["curator_update"]
+        seconds[t] = result.seconds["select"] + result.seconds["curator_update"], perf_counter() - begin
         problem = result.selection.problem
         for i in problem:
             sampled += (mu.max() - mu[i]) / problem.size
         if t + 1 in points:
             trace.append((watch.p_form if watch else np.nan, sampled))
-    full_s = perf_counter() - begin
     value = np.array(trace)
     slack, capped = (nan_unless_checked(watch.slack), watch.capped) if watch else (float("nan"), 0)
-    us = 1e6 / arms.horizon
-    return Trajectory(value[:, 0], value[:, 1], slack, capped, curator_s * us, full_s * us)
+    us, us_full = 1e6 * np.median(seconds, axis=0)  # the first round compiles
+    return Trajectory(value[:, 0], value[:, 1], slack, capped, us, us_full)
 
 
 class Watched(Proxy):

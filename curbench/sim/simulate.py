@@ -81,7 +81,7 @@ class Simulation:
                 "value": self.value,
                 "status": self.bound.status,
                 "source": self.bound.source,
-                "vacuous": self.value >= self.arms.horizon,
+                "vacuous": self.value >= worst_regret(self.arms),
             }
         return {
             "arms": self.arms.name,
@@ -104,6 +104,14 @@ class Simulation:
             "us_per_round_full": self.us_per_round_full,
             "driver": self.driver,
         }
+
+
+def worst_regret(arms: Arms) -> float:
+    """The regret of always playing the worst arm; a bound above it says nothing. Means of rested arms: T."""
+    if arms.rested:
+        return float(arms.horizon)
+    length = np.diff(np.append(arms.start, arms.horizon))
+    return float(length @ (arms.mean.max(axis=1) - arms.mean.min(axis=1)))
 
 
 def _interval(value: Interval) -> dict[str, float | None]:
@@ -188,6 +196,8 @@ def _summarise(
         covered = None
     bound, setting = covered or (None, None)
     value = None if bound is None or setting is None else bound.value(setting)
+    if value is not None and not np.isfinite(value):  # a condition of the theorem does not hold
+        covered, bound, value = None, None, None
     return Simulation(
         arms=arms,
         curator=curator,
@@ -290,6 +300,11 @@ def kept(
     return json.loads(path.read_text())["row"]
 
 
+def _json(value: Array) -> list[Any]:
+    """Nested lists with None where a number is not finite: JSON has no infinity."""
+    return np.where(np.isfinite(value), value, None).tolist()
+
+
 def keep(out: Path, result: Simulation, spec: dict[str, Any]) -> Path:
     """Writes a simulation with its curve and provenance, and returns the file."""
     path = result_path(out, result.arms, result.curator, result.hyper, spec)
@@ -298,9 +313,9 @@ def keep(out: Path, result: Simulation, spec: dict[str, Any]) -> Path:
         "row": result.row(),
         "spec": spec,
         "round": result.grid.tolist(),
-        "curve": result.curve.tolist(),
-        "bound_curve": None if result.bound_curve is None else result.bound_curve.tolist(),
+        "curve": _json(result.curve),
+        "bound_curve": None if result.bound_curve is None else _json(result.bound_curve),
         "environment": environment(),
     }
-    write_atomic(path, json.dumps(content).encode())
+    write_atomic(path, json.dumps(content, allow_nan=False).encode())
     return path
