@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curbench.sim.arms import ARMS, DRIFT, FIXED_ARMS, Arms, make_arms
+from curbench.sim.arms import ARMS, FIXED_ARMS, Arms, make_arms
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -43,8 +43,8 @@ def test_switching_changes_its_best_arm_at_every_segment():
 def test_drifting_has_exactly_its_variation_and_never_leaves_the_interval():
     arms = make_arms("drifting", horizon=2_000, arms=5)
     step = np.abs(np.diff(arms.mean, axis=0))
-    np.testing.assert_allclose(step, DRIFT / 1_999, atol=1e-15)
-    assert arms.variation == pytest.approx(DRIFT, rel=1e-12)
+    np.testing.assert_allclose(step, 10 / 1_999, atol=1e-15)
+    assert arms.variation == pytest.approx(10.0, rel=1e-12)
     assert arms.mean.min() >= 0
     assert arms.mean.max() <= 1
 
