@@ -11,7 +11,10 @@ from curbench.record import flatten, unflatten
 from curbench.types import Bank, Feedback, GroupStats
 
 BATCH, GROUP, HORIZON = 8, 4, 50
-QUICK = {"actor_curator": {"dormant": 2, "warmup": 1, "candidates": 30}}
+QUICK = {
+    "actor_curator": {"dormant": 2, "warmup": 1, "candidates": 30},
+    "osmd_candidates": {"candidates": 30, "mix": 0.2},
+}
 
 
 def bank(n=60):
