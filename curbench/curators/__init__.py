@@ -9,6 +9,7 @@ from curbench.curators.base import ADMISSIONS, Curator
 CURATORS: dict[str, str] = {
     "uniform": "curbench.curators.uniform:Uniform",
     "osmd": "curbench.curators.osmd:Osmd",
+    "osmd_candidates": "curbench.curators.osmd_candidates:OsmdCandidates",
     "sec": "curbench.curators.sec:Sec",
     "actor_curator": "curbench.curators.actor_curator:ActorCurator",
 }

@@ -1,0 +1,575 @@
+"""A simulated actor that really improves: latent skills, two-parameter item response, exact policy gradients.
+
+Right and wrong are the two actions of a policy pi(right | x) = sigma(a_x (<skill, f_x> - d_x)), the multidimensional
+two-parameter item-response model (Birnbaum 1968; Reckase 2009), and the actor takes the trainer's policy-gradient step
+on it. How fast a group teaches is therefore not assumed but follows: the gradient of a group with k of G successes is
+    a f sqrt(k (G - k)) sqrt(G (G - 1)) / G^2      under standardised advantages (``grpo``), near a f sqrt(p (1 - p)),
+    a f k (G - k) / G^2                            under centred ones (``dr_grpo``),
+and nothing for k = 0 or G. Log-ratios, utilities and the value of a problem to the held-out set are exact.
+Settings, results and what a simulated learner cannot say: docs/learner.md.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, comb
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+from scipy.special import expit
+
+from curbench.advantage import ESTIMATORS
+from curbench.curators import curator_class, split_admission
+from curbench.curators.base import Curator
+from curbench.loop import Budget, Spent, State, StepResult, run
+from curbench.philox import REWARD, VERDICT, spawn_seeds, uniform
+from curbench.signals import SIGNALS, Signal
+from curbench.stats import Interval, mean_interval
+from curbench.types import Array, Bank, Evaluation, Feedback, Reward, Rollouts, Selection, UpdateReport
+
+
+class Problems(NamedTuple):
+    """The latent truth about N problems over D skills; only the simulator may look.
+
+    stratum         i64[N]
+    feature         f64[N, D], which skills a problem needs
+    difficulty      f64[N], d
+    discrimination  f64[N], a > 0
+    paid            f64[N, 2], probability that the verifier rewards (a wrong, a right) answer: (0, 1) is honest
+    length          i32[N], tokens of an answer
+    """
+
+    stratum: Array
+    feature: Array
+    difficulty: Array
+    discrimination: Array
+    paid: Array
+    length: Array
+
+    def logit(self, skill: Array, index: Any = slice(None)) -> Array:
+        """f64[N], log-odds of a right answer at ``skill`` f64[D]."""
+        return self.discrimination[index] * (self.feature[index] @ skill - self.difficulty[index])
+
+
+HONEST, COIN, IMPOSSIBLE, WRONG_LABEL = (0.0, 1.0), (0.5, 0.5), (0.0, 0.0), (0.5, 0.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A setting as data.
+
+    source        what it is for
+    problems      problems of each stratum in the bank
+    easiest, hardest  difficulty of the first and the last stratum; the others lie evenly between
+    spread        standard deviation of the difficulty inside a stratum, and of the logarithm of the discrimination
+    scatter       standard deviation of a loading around its mean of 0.5: how unlike the problems of a stratum are
+    transfer      loading of a stratum on the skills of the one before it: what practice of c does to c - 1, and back
+    noisy         strata whose reward is a coin flip for ever (noisy television)
+    impossible    strata that are never rewarded
+    mislabelled   share of the problems of every stratum whose label is wrong: a wrong answer is paid half of the time
+    forgetting    share of every skill that is lost per update
+    longest       tokens of an answer in the hardest stratum; 1 in the easiest
+    learning_rate step of the actor
+    """
+
+    source: str
+    problems: int = 100
+    easiest: float = -1.0
+    hardest: float = 4.0
+    spread: float = 0.3
+    scatter: float = 0.25
+    transfer: float = 0.0
+    noisy: tuple[int, ...] = ()
+    impossible: tuple[int, ...] = ()
+    mislabelled: float = 0.0
+    forgetting: float = 0.0
+    longest: int = 1
+    learning_rate: float = 0.25
+
+
+GREEDY = "greedy"
+"""The name under which ``simulate_learner`` runs the oracle."""
+
+STRATA, SKILLS, HELD_OUT = 8, 4, 64
+"""Strata of every setting; skills of each stratum; held-out problems of each honest stratum."""
+
+LEARNERS: dict[str, Recipe] = {
+    "plain": Recipe("eight independent strata, from mostly solved to hardly ever solved"),
+    "noisy_tv": Recipe("three of eight strata pay coin flips: largest |advantage| for ever", noisy=(1, 3, 5)),
+    "unlearnable": Recipe("three of eight strata are never rewarded", impossible=(2, 4, 6)),
+    "mislabelled": Recipe("every fifth problem rewards wrong answers", mislabelled=0.2),
+    "transfer_positive": Recipe("practice of a stratum helps its neighbours", transfer=0.3),
+    "transfer_negative": Recipe("practice of a stratum harms its neighbours", transfer=-0.3),
+    "forgetting": Recipe("skills decay by a hundredth per update unless practised", forgetting=0.01),
+    "long_answers": Recipe("hard problems cost eight times the tokens of easy ones", longest=8),
+}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A setting that has been drawn: the problems of the bank, the held-out ones, and how the actor learns."""
+
+    name: str
+    recipe: Recipe
+    train: Problems
+    test: Problems
+
+    def bank(self) -> Bank:
+        """What curators may know: strata, features, and the difficulty up to noise of standard deviation 0.5."""
+        train = self.train
+        blur = np.random.default_rng((zlib.crc32(self.name.encode()), 1)).normal(0.0, 0.5, train.difficulty.size)
+        return Bank(
+            key=np.array([f"{self.name} {i}" for i in range(train.stratum.size)]),
+            stratum=train.stratum,
+            feature=train.feature,
+            difficulty=train.difficulty + blur,
+        )
+
+
+def make_learner(name: str, recipe: Recipe | None = None, *, instance_seed: int = 0) -> Learner:
+    """The named setting, or ``recipe`` under a new name; held-out problems are honest ones of the learnable strata.
+
+    Raises ValueError for an unknown name.
+
+    >>> learner = make_learner("noisy_tv")
+    >>> len(learner.bank()), np.unique(learner.test.stratum).tolist()
+    (800, [0, 2, 4, 6, 7])
+    """
+    if recipe is None:
+        if name not in LEARNERS:
+            raise ValueError(f"unknown learner {name!r}; choose from {', '.join(LEARNERS)}")
+        recipe = LEARNERS[name]
+    rng = np.random.default_rng((instance_seed, zlib.crc32(name.encode())))
+    train = _problems(recipe, np.repeat(np.arange(STRATA), recipe.problems), rng)
+    train.paid[rng.uniform(size=train.stratum.size) < recipe.mislabelled] = WRONG_LABEL
+    train.paid[np.isin(train.stratum, recipe.noisy)] = COIN
+    train.paid[np.isin(train.stratum, recipe.impossible)] = IMPOSSIBLE
+    honest = np.setdiff1d(np.arange(STRATA), recipe.noisy + recipe.impossible)
+    return Learner(name, recipe, train, _problems(recipe, np.repeat(honest, HELD_OUT), rng))
+
+
+def _problems(recipe: Recipe, stratum: Array, rng: np.random.Generator) -> Problems:
+    """Honest problems of the given strata; each needs the skills of its own stratum, with a norm of about 1."""
+    n = stratum.size
+    feature = np.zeros((n, STRATA, SKILLS))
+    row = np.arange(n)
+    feature[row, stratum] = rng.normal(0.5, recipe.scatter, (n, SKILLS))
+    linked = recipe.transfer * rng.normal(0.5, recipe.scatter, (n, SKILLS))
+    feature[row, stratum - 1] += np.where(stratum[:, None] > 0, linked, 0.0)
+    level = np.linspace(recipe.easiest, recipe.hardest, STRATA)
+    length = np.rint(np.linspace(1, recipe.longest, STRATA)).astype(np.int32)
+    return Problems(
+        stratum=stratum,
+        feature=feature.reshape(n, -1),
+        difficulty=level[stratum] + recipe.spread * rng.normal(size=n),
+        discrimination=np.exp(recipe.spread * rng.normal(size=n)),
+        paid=np.tile(HONEST, (n, 1)),
+        length=length[stratum],
+    )
+
+
+def teaching(rate: Array, group: int, estimator: str = "grpo") -> Array:
+    """Expected gradient weight (1/G) sum_i A_i r_i of a group of G binary rewards with mean ``rate`` f64[N].
+
+    It is half the expected mean |A|: sqrt(p (1 - p)) for "grpo" and p (1 - p) for the others as G grows.
+
+    Raises  ValueError if a group has one rollout or the estimator is unknown.
+    Source  elementary; the weight 1 / sqrt(p (1 - p)) of "grpo" is the difficulty bias of Liu et al. 2025 (2503.20783).
+
+    >>> teaching(np.array([0.0, 0.5]), 2, "dr_grpo")
+    array([0.   , 0.125])
+    """
+    if group < 2:
+        raise ValueError(f"a group needs at least 2 rollouts to have an advantage; got {group}")
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}")
+    k = np.arange(1, group)
+    weight = k * (group - k) / group**2
+    if estimator == "grpo":
+        weight = weight / np.sqrt(k * (group - k) / (group * (group - 1)))
+    elif estimator == "rloo":
+        weight = weight * group / (group - 1)
+    rate = np.asarray(rate, float)
+    power = [rate**0 * comb(group, int(i)) * rate**i * (1 - rate) ** (group - i) for i in k]
+    return np.tensordot(weight, np.array(power), 1)
+
+
+@nb.njit
+def count_visits_(nth, problem, visit):
+    """Fills nth i64[R] with how often each rollout's problem was visited before; advances visit i64[N]."""
+    for j in range(problem.size):
+        nth[j] = visit[problem[j]]
+        visit[problem[j]] += 1
+
+
+@nb.njit
+def visit_uniform_(u, seed, stream, problem, nth):
+    """Fills u f64[R] with the uniform of the n-th visit to each problem: the same luck for every curator."""
+    for j in range(problem.size):
+        u[j] = uniform(seed, stream, problem[j], nth[j])
+
+
+@dataclass(frozen=True)
+class LearnerRollouts(Rollouts):
+    """Answers of the simulated learner.
+
+    right    bool[R]
+    nth      i64[R], earlier visits to the problem: the counter of the verifier's own randomness
+    logprob  f32[R, L]; the first token decides, the rest of an answer is forced and has log-probability 0
+    """
+
+    right: Array
+    nth: Array
+    logprob: Array
+
+
+class LearnerActor:
+    """A learner as an actor: it answers, is rewarded, takes a policy-gradient step and forgets. ``loop.Actor``.
+
+    skill  f64[D], what is learnt; it starts at zero
+    """
+
+    def __init__(self, learner: Learner, seed: int) -> None:
+        self.learner = learner
+        self.seed = np.uint64(seed)
+        self.policy_step = 0
+        self.skill = np.zeros(learner.train.feature.shape[1])
+        self.visit = np.zeros(learner.train.stratum.size, np.int64)
+        self.gradient = np.empty((0, self.skill.size))
+        """f64[B, D], the gradient of each group of the last update: what a parameter-shaped signal may use."""
+
+    @property
+    def competence(self) -> float:
+        """Mean probability of a right answer over the held-out problems."""
+        return float(expit(self.learner.test.logit(self.skill)).mean())
+
+    def rollout(self, selection: Selection) -> LearnerRollouts:
+        train = self.learner.train
+        problem = np.repeat(selection.problem, selection.rollouts)
+        nth, u = np.empty(problem.size, np.int64), np.empty(problem.size)
+        count_visits_(nth, problem, self.visit)
+        visit_uniform_(u, self.seed, REWARD, problem, nth)
+        right = u < expit(train.logit(self.skill, problem))
+        return LearnerRollouts(
+            selection=selection,
+            offset=np.concatenate([[0], np.cumsum(selection.rollouts)]),
+            length=train.length[problem],
+            policy_step=np.full(problem.size, self.policy_step),
+            right=right,
+            nth=nth,
+            logprob=self._logprob(problem, right),
+        )
+
+    def _logprob(self, problem: Array, right: Array) -> Array:
+        """f32[R, L], log-probability of the answers at the present skill."""
+        z = self.learner.train.logit(self.skill, problem)
+        value = np.zeros((problem.size, int(self.learner.train.length.max())), np.float32)
+        value[:, 0] = -np.logaddexp(0.0, np.where(right, -z, z))
+        return value
+
+    def reward(self, rollouts: Rollouts) -> Reward:
+        """The verifier's verdict; where labels are wrong or rewards are coins, so is ``success``."""
+        assert isinstance(rollouts, LearnerRollouts)
+        problem = np.repeat(rollouts.selection.problem, rollouts.selection.rollouts)
+        u = np.empty(problem.size)
+        visit_uniform_(u, self.seed, VERDICT, problem, rollouts.nth)
+        rewarded = u < self.learner.train.paid[problem, rollouts.right.astype(int)]
+        return Reward(rewarded.astype(float), rewarded)
+
+    def update(
+        self, rollouts: Rollouts, advantage: Array, admitted: Array, target_weight: Array | None
+    ) -> UpdateReport:
+        """skill += learning rate x mean over admitted groups of w_b (1/G) sum_i A_i grad log pi(y_i); then forgets.
+
+        As in the trainer, other groups are not in the mean, and without an admitted advantage no step is made.
+        """
+        assert isinstance(rollouts, LearnerRollouts)
+        train, selection = self.learner.train, rollouts.selection
+        problem = np.repeat(selection.problem, selection.rollouts)
+        score = advantage * (rollouts.right - expit(train.logit(self.skill, problem)))
+        scale = (
+            np.add.reduceat(score, rollouts.offset[:-1]) / selection.rollouts * train.discrimination[selection.problem]
+        )
+        self.gradient = scale[:, None] * train.feature[selection.problem]
+        weight = admitted * (1.0 if target_weight is None else target_weight)
+        if np.any(weight * scale):
+            self.skill = self.skill + self.learner.recipe.learning_rate * (weight @ self.gradient) / admitted.sum()
+            self.policy_step += 1
+        self.skill = self.skill * (1.0 - self.learner.recipe.forgetting)
+        skill = self.skill
+        return UpdateReport(self.policy_step, lambda: self._report(problem, rollouts.right, skill))
+
+    def _report(self, problem: Array, right: Array, skill: Array) -> Array:
+        if skill is not self.skill:
+            raise ValueError("these log-probabilities belong to an earlier policy: ask before the next update")
+        return self._logprob(problem, right)
+
+    def value(self, group: int, estimator: str = "grpo") -> Array:
+        """f64[N], first-order change of ``competence`` if a whole step were spent on each problem: the greedy oracle.
+
+            learning rate x teaching(rho) x p (1 - p) (q1 - q0) / (rho (1 - rho)) x a <f, grad competence>
+
+        with p the probability of a right answer, q0 and q1 those that a wrong and a right one is rewarded and
+        rho = p q1 + (1 - p) q0. The fraction is what a reward says about the answer: 1 for honest problems, 0 for
+        coin flips, negative for wrong labels.
+        """
+        train, test = self.learner.train, self.learner.test
+        held_out = expit(test.logit(self.skill))
+        gradient = (held_out * (1 - held_out) * test.discrimination) @ test.feature / held_out.size
+        p, (wrong, right) = expit(train.logit(self.skill)), train.paid.T
+        rate = p * right + (1 - p) * wrong
+        says = p * (1 - p) * (right - wrong) / np.maximum(rate * (1 - rate), 1e-300)
+        along = train.discrimination * (train.feature @ gradient)
+        return self.learner.recipe.learning_rate * teaching(rate, group, estimator) * says * along
+
+    def evaluate(self) -> Evaluation:
+        """Exact expected successes of the held-out problems: no sampling noise, no tokens."""
+        test = self.learner.test
+        one = np.ones(test.stratum.size, np.int64)
+        return Evaluation(success=expit(test.logit(self.skill)), n=one, tokens=0, stratum=test.stratum)
+
+    def state(self) -> State:
+        return {"policy_step": self.policy_step, "skill": self.skill.copy(), "visit": self.visit.copy()}
+
+    def restore(self, state: State) -> None:
+        self.policy_step = int(state["policy_step"])
+        self.skill = state["skill"].copy()
+        self.visit[:] = state["visit"]
+
+
+class GreedyOracle(Curator):
+    """Selects the B problems of largest ``value``: what a curator could do at best that looks one step ahead.
+
+    It looks inside the actor, so it exists in the simulator only. One step ahead is not far: it need not end best.
+    """
+
+    def __init__(self, bank: Bank, *, actor: LearnerActor, estimator: str = "grpo", **common: Any) -> None:
+        super().__init__(bank, **common)
+        self.actor, self.estimator = actor, estimator
+
+    def select(self, batch: int) -> Selection:
+        best = np.argsort(-self.actor.value(self.group, self.estimator), kind="stable")[:batch]
+        self.step += 1
+        return Selection(self.step - 1, self.step - 1, best, np.ones(batch), np.full(batch, self.group), "fixed")
+
+    def update(self, feedback: Feedback) -> None:
+        """Nothing: it knows."""
+
+
+class Watch:
+    """A recorder (``loop.Recorder``) that follows what only the simulator can see, after every step.
+
+    competence, tokens  of every step, the start included
+    regret              sum over steps of max_x value(x) - mean over slots of value(x), at the skill before the step
+    wasted              rollouts in degenerate groups
+    """
+
+    def __init__(self, actor: LearnerActor, group: int, estimator: str) -> None:
+        self.actor, self.group, self.estimator = actor, group, estimator
+        self.competence, self.tokens = [actor.competence], [0]
+        self.regret, self.wasted = 0.0, 0
+        self.value = actor.value(group, estimator)
+
+    def step(self, result: StepResult, spent: Spent, metrics: dict[str, float]) -> None:
+        stats = result.feedback.stats
+        self.regret += float(self.value.max() - self.value[result.selection.problem].mean())
+        self.wasted += int(stats.n[stats.degenerate].sum())
+        self.competence.append(self.actor.competence)
+        self.tokens.append(spent.tokens)
+        self.value = self.actor.value(self.group, self.estimator)
+
+    def evaluation(self, evaluation: Evaluation, spent: Spent) -> None:
+        """Nothing: competence is exact and costs no tokens."""
+
+    def checkpoint(self, state: State, spent: Spent) -> None:
+        """Nothing is kept."""
+
+
+@dataclass(frozen=True)
+class LearnerSimulation:
+    """Results of one curator on one learner, over seeds.
+
+    start, competence  held-out competence before and after
+    area               mean competence over the tokens of a run: who is early
+    target             competence that counts as arrived; reached: seeds that did; tokens_to_target: their median over
+                       all seeds, None if fewer than half arrived
+    regret             against the greedy improvement oracle along the run's own path, in units of competence: the sum
+                       over steps of what spending the step on the most valuable problem would have added, to first
+                       order, less what the selection adds. Not policy regret: another path has other oracles
+    wasted             share of rollouts in degenerate groups
+    spent              steps, rollouts and tokens of the first seed
+    curve              f64[steps + 1, 4], mean tokens and (mean, lo, hi) of competence after each step; the shortest
+                       run's length
+    """
+
+    learner: Learner
+    curator: str
+    signal: str
+    hyper: dict[str, Any]
+    resolved: dict[str, Any]
+    seeds: int
+    batch: int
+    group: int
+    estimator: str
+    start: float
+    competence: Interval
+    area: Interval
+    target: float
+    reached: int
+    tokens_to_target: float | None
+    regret: Interval
+    wasted: Interval
+    spent: Spent
+    curve: Array
+
+    def row(self) -> dict[str, Any]:
+        """The machine-readable result: JSON scalars only."""
+        return {
+            "learner": self.learner.name,
+            "curator": self.curator,
+            "signal": self.signal,
+            "seeds": self.seeds,
+            "batch": self.batch,
+            "group": self.group,
+            "estimator": self.estimator,
+            "hyper": self.hyper,
+            "resolved": self.resolved,
+            "start": self.start,
+            "competence": _interval(self.competence),
+            "area": _interval(self.area),
+            "target": self.target,
+            "reached": self.reached,
+            "tokens_to_target": self.tokens_to_target,
+            "regret": _interval(self.regret),
+            "wasted": _interval(self.wasted),
+            **{name: getattr(self.spent, name) for name in ("steps", "rollouts", "tokens")},
+        }
+
+
+def _interval(value: Interval) -> dict[str, float | None]:
+    finite = np.isfinite(value.lo)
+    return {"mean": value.mean, "lo": value.lo if finite else None, "hi": value.hi if finite else None}
+
+
+def follow(
+    curator: Curator, actor: LearnerActor, *, signal: Signal, budget: Budget, estimator: str = "grpo"
+) -> tuple[Watch, Spent]:
+    """One seed under THE loop, watched."""
+    watch = Watch(actor, curator.group, estimator)
+    spent = run(curator, actor, batch=curator.batch, budget=budget, signal=signal, record=watch, estimator=estimator)
+    return watch, spent
+
+
+def simulate_learner(
+    name: str,
+    curator: str,
+    *,
+    seeds: int = 20,
+    batch: int = 32,
+    group: int = 8,
+    budget_steps: int | None = None,
+    budget_rollouts: int | None = None,
+    budget_tokens: int | None = None,
+    estimator: str = "grpo",
+    signal: str | None = None,
+    hyper: dict[str, Any] | None = None,
+    target: float | None = None,
+    first_seed: int = 0,
+    instance_seed: int = 0,
+    progress: Callable[[], None] = lambda: None,
+) -> LearnerSimulation:
+    """Trains the simulated learner ``name`` with a curator, over seeds that share the learner and differ in the luck.
+
+    curator   a name, or with an admission rule as in ``sec+nondegenerate``; "greedy" is the oracle
+    budget_*  stop at the first limit reached; 200 steps when none is given
+    signal    utility of a group (``signals.SIGNALS``); default the curator's own
+    hyper     hyper-parameters of the curator
+    target    competence of ``tokens_to_target``; default halfway from the start to 1
+    progress  called after every seed
+    Raises    ValueError for a name that does not exist, fewer than one seed or hyper-parameters that are refused.
+
+    >>> result = simulate_learner("plain", "uniform", seeds=2, budget_steps=5)
+    >>> result.spent.rollouts, result.competence.mean > result.start
+    (1280, True)
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1; got {seeds}")
+    label, admission = split_admission(curator)
+    cls: Any = GreedyOracle if label == GREEDY else curator_class(label)
+    hyper, signal = dict(hyper or {}), signal or cls.signal
+    if signal not in SIGNALS:
+        raise ValueError(f"unknown signal {signal!r}; choose from {', '.join(SIGNALS)}")
+    if budget_steps is None and budget_rollouts is None and budget_tokens is None:
+        budget_steps = 200
+    budget = Budget(budget_steps, budget_rollouts, budget_tokens)
+    learner = make_learner(name, instance_seed=instance_seed)
+    bank, horizon = learner.bank(), planned_steps(learner, budget, batch * group)
+    watched: list[tuple[Watch, Spent]] = []
+    for seed in range(first_seed, first_seed + seeds):
+        curator_seed, actor_seed = spawn_seeds(seed, 2)
+        actor = LearnerActor(learner, actor_seed)
+        knows = {"actor": actor, "estimator": estimator} if label == GREEDY else {}
+        common = {"seed": curator_seed, "batch": batch, "horizon": horizon, "group": group, "admission": admission}
+        made = cls(bank, **common, **knows, **hyper)
+        watched.append(follow(made, actor, signal=SIGNALS[signal], budget=budget, estimator=estimator))
+        progress()
+    start = watched[0][0].competence[0]
+    target = (1 + start) / 2 if target is None else target
+    arrival = np.array([tokens_to(watch, target) for watch, _ in watched])
+    median = float(np.median(arrival))
+    return LearnerSimulation(
+        learner=learner,
+        curator=curator,
+        signal=signal,
+        hyper=hyper,
+        resolved=made.resolved(),
+        seeds=seeds,
+        batch=batch,
+        group=group,
+        estimator=estimator,
+        start=start,
+        competence=mean_interval(np.array([watch.competence[-1] for watch, _ in watched])),
+        area=mean_interval(np.array([area(watch) for watch, _ in watched])),
+        target=target,
+        reached=int(np.isfinite(arrival).sum()),
+        tokens_to_target=median if np.isfinite(median) else None,
+        regret=mean_interval(np.array([watch.regret for watch, _ in watched])),
+        wasted=mean_interval(np.array([watch.wasted / spent.rollouts for watch, spent in watched])),
+        spent=watched[0][1],
+        curve=_curve([watch for watch, _ in watched]),
+    )
+
+
+def planned_steps(learner: Learner, budget: Budget, rollouts: int) -> int:
+    """T for default step sizes: exact for steps and rollouts; for tokens, that of the bank's mean length.
+
+    >>> planned_steps(make_learner("plain"), Budget(steps=10, rollouts=70), 32)
+    3
+    """
+    plan = [] if budget.steps is None else [budget.steps]
+    if budget.rollouts is not None:
+        plan.append(ceil(budget.rollouts / rollouts))
+    if budget.tokens is not None:
+        plan.append(ceil(budget.tokens / (rollouts * float(learner.train.length.mean()))))
+    return min(plan)
+
+
+def tokens_to(watch: Watch, target: float) -> float:
+    """Tokens after which competence first reaches ``target``; infinite if it never does."""
+    reached = np.array(watch.competence) >= target
+    return float(watch.tokens[int(reached.argmax())]) if reached.any() else float("inf")
+
+
+def area(watch: Watch) -> float:
+    """Mean competence over the tokens of a run, by trapezoids."""
+    return float(np.trapezoid(watch.competence, watch.tokens) / watch.tokens[-1])
+
+
+def _curve(watched: list[Watch]) -> Array:
+    length = min(len(watch.competence) for watch in watched)
+    tokens = np.mean([watch.tokens[:length] for watch in watched], axis=0)
+    competence = np.array([watch.competence[:length] for watch in watched])
+    return np.array([(at, *mean_interval(column)[:3]) for at, column in zip(tokens, competence.T, strict=True)])
