@@ -204,8 +204,9 @@ class RunRecord:
         checkpoint = self.directory / "checkpoint.safetensors"
         if checkpoint.exists():
             self.spent, self.state = load_checkpoint(checkpoint)
-        # One entry for each process that has worked on the run.
-        self._environment = [*(previous["environment"] if previous else []), environment()]
+        # One entry for each process that has worked on the run, with its first step: the one that compiles.
+        entry = environment() | {"first_step": 1 if self.spent is None else self.spent.steps + 1}
+        self._environment = [*(previous["environment"] if previous else []), entry]
         self.directory.mkdir(parents=True, exist_ok=True)
         self._write_run("running")
         self._cut(self.spent)

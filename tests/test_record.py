@@ -179,6 +179,14 @@ def test_run_json_says_where_the_numbers_come_from(tmp_path):
     assert {"commit", "versions", "python", "machine", "command", "time"} <= run["environment"][0].keys()
 
 
+def test_every_process_notes_the_first_step_it_took(tmp_path):
+    with pytest.raises(Killed):
+        go(tmp_path, 10, kill=("step", 7))
+    go(tmp_path, 10, resume=True)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert [one["first_step"] for one in run["environment"]] == [1, 5]
+
+
 def test_states_survive_the_round_trip_through_a_checkpoint(tmp_path):
     state = {"a": {"b": np.arange(3), "c": 2, "d": {}}, "e": np.zeros((0, 4)), "f": "x", "g": np.uint64([2**64 - 1])}
     record = RunRecord(tmp_path, SPEC, tensorboard=False)

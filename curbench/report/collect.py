@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from curbench.record import require_keys
 from curbench.types import Array
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One run directory: spec, environments, rows per step, evaluations and the slots it selected."""
+    """One finished run: spec, environments, rows per step, evaluations and the slots it selected."""
 
+    directory: Path
     spec: dict[str, Any]
     environment: list[dict[str, Any]]
     status: str
@@ -34,21 +36,28 @@ class Collection:
     kernel: list[dict[str, Any]] = field(default_factory=list)
     training: list[TrainingRun] = field(default_factory=list)
     environment: list[dict[str, Any]] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
+    """Directories of training runs that have not used up their budget; nothing else of them is read."""
 
 
 def collect(paths: list[Path]) -> Collection:
-    """All results under the given folders and files, in the order of their paths.
+    """All results under the given folders and files, in the order of their paths; a file given twice counts once.
 
     Raises ValueError if a path does not exist, a file is malformed, or nothing is found.
     """
-    found = Collection()
+    found, seen = Collection(), set[Path]()
     for root in paths:
         if not root.exists():
             raise ValueError(f"{root} does not exist; give folders that sim, bench or train wrote with --out")
         for path in [root] if root.is_file() else sorted(root.rglob("*.json")):
-            _add(found, path)
+            if path.resolve() not in seen:
+                seen.add(path.resolve())
+                _add(found, path)
     if not (found.simulation or found.kernel or found.training):
         names = ", ".join(str(path) for path in paths)
+        if found.unfinished:
+            count = len(found.unfinished)
+            raise ValueError(f"no results in {names}; {count} unfinished run(s): continue with train --resume")
         raise ValueError(f"no results in {names}; give folders that sim, bench or train wrote with --out")
     return found
 
@@ -58,16 +67,46 @@ def _add(found: Collection, path: Path) -> None:
     if not isinstance(content, dict):
         return
     if path.name == "run.json":
-        run = _read_run(path, content)
-        if run.evaluation:
+        require_keys(path, content, "spec", "environment", "status")
+        if content["status"] == "complete":
+            run = _read_run(path, content)
             found.training.append(run)
             found.environment.extend(run.environment)
+        else:
+            found.unfinished.append(path.parent)
     elif {"row", "round", "curve"} <= content.keys():
+        _check(path, content, SIMULATION)
         found.simulation.append(content)
         found.environment.append(content["environment"])
     elif {"rows", "environment"} <= content.keys():
+        _check(path, content, {"environment": ENVIRONMENT})
+        for row in content["rows"]:
+            require_keys(f"{path}: a row", row, *KERNEL.split())
         found.kernel.extend(content["rows"])
         found.environment.append(content["environment"])
+
+
+ENVIRONMENT = "command commit versions python machine"
+SIMULATION = {
+    "environment": ENVIRONMENT,
+    "row": "arms curator arms_count horizon batch seeds regret bound holds certificate hyper us_per_round driver",
+    "row.hyper": "",
+    "row.regret": "mean lo hi kind comparator",
+    "row.bound": "name value source vacuous",
+    "row.certificate": "min_slack holds",
+}
+KERNEL = "op shape dtype threads backend peer us peer_us ratio bytes fraction_of_ceiling"
+"""What the page reads, by the dotted place of the object that holds it."""
+
+
+def _check(path: Path, content: dict[str, Any], keys: dict[str, str]) -> None:
+    """Raises ValueError, naming the file, if an object in ``content`` lacks one of its keys."""
+    for place, names in keys.items():
+        value: Any = content
+        for part in place.split("."):
+            require_keys(path, value, part)
+            value = value[part]
+        require_keys(f"{path}: {place}", value, *names.split())
 
 
 def _read_json(path: Path) -> Any:
@@ -77,20 +116,28 @@ def _read_json(path: Path) -> Any:
         raise ValueError(f"{path} line {error.lineno} is not JSON: {error.msg}") from None
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} line {number} is not JSON: {error.msg}") from None
+        require_keys(f"{path} line {number}", rows[-1], *keys)
     return rows
 
 
 def _read_run(path: Path, content: dict[str, Any]) -> TrainingRun:
-    missing = {"spec", "environment", "status"} - content.keys()
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; it is not the run.json of a training run")
+    require_keys(f"{path}: spec", content["spec"], "suite", "curator", "seed")
+    for one in content["environment"]:
+        require_keys(f"{path}: environment", one, *ENVIRONMENT.split())
+    step = _read_lines(path.parent / "steps.jsonl", "step", "degenerate", "seconds")
+    evaluation = _read_lines(path.parent / "evals.jsonl", "step", "tokens", "pass_rate", "success", "n")
+    if not evaluation:
+        raise ValueError(f"{path.parent / 'evals.jsonl'} holds no evaluation")
+    sizes = sorted({len(row[name]) for row in evaluation for name in ("success", "n")})
+    if len(sizes) > 1:
+        raise ValueError(f"{path.parent / 'evals.jsonl'} holds evaluations on {' and '.join(map(str, sizes))} problems")
     files = sorted((path.parent / "selections").glob("*.parquet"))
     parts = [pq.read_table(file, columns=["step", "problem"]) for file in files]
     column = {
@@ -98,11 +145,12 @@ def _read_run(path: Path, content: dict[str, Any]) -> TrainingRun:
         for name in ("step", "problem")
     }
     return TrainingRun(
+        directory=path.parent,
         spec=content["spec"],
         environment=content["environment"],
         status=content["status"],
-        step=_read_lines(path.parent / "steps.jsonl"),
-        evaluation=_read_lines(path.parent / "evals.jsonl"),
+        step=step,
+        evaluation=evaluation,
         selected_step=column["step"],
         selected_problem=column["problem"],
     )

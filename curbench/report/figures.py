@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from html import escape
 from itertools import cycle, islice
 from typing import Any
 
@@ -39,7 +40,7 @@ def svg(figure: Figure, title: str) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
     plt.close(figure)
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 
 def regret_figure(name: str, simulation: list[dict[str, Any]]) -> str:
@@ -53,7 +54,8 @@ def regret_figure(name: str, simulation: list[dict[str, Any]]) -> str:
             if one["bound_curve"] is not None:
                 axis.plot(t, np.array(one["bound_curve"], float), color=colour, linestyle="--", linewidth=1)
         axis.set(xlabel="round", ylabel="cumulative regret per draw", title=name, yscale="log", xscale="log")
-        axis.set_xlim(left=10)
+        if max(one["round"][-1] for one in simulation) > 10:
+            axis.set_xlim(left=10)
         axis.set_ylim(bottom=max(0.1, axis.get_ylim()[0]))
         axis.plot([], [], color="#555555", linestyle="--", linewidth=1, label="bound")
         axis.legend(fontsize=8)

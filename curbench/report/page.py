@@ -12,8 +12,11 @@ from curbench import suites
 from curbench.record import write_atomic
 from curbench.report import figures
 from curbench.report.collect import Collection, TrainingRun, collect
-from curbench.report.training import Result, by_curator, learning_curve, results, stratum_share
+from curbench.report.training import Result, by_setting, learning_curve, results, stratum_share
 from curbench.stats import Interval
+
+HEADER = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>curbench report</title>'
+"""How every page begins, by which it is known as one of ours."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -33,17 +36,21 @@ svg { max-width: 100%; height: auto; } .bad { color: #b00020; font-weight: 600; 
 def write_report(paths: list[Path], out: Path) -> dict[str, Any]:
     """Writes the page of everything found under ``paths`` to ``out`` and returns counts of what it shows.
 
-    Raises ValueError if nothing is found or a file is malformed. An existing page is replaced: it is derived.
+    An existing page is replaced: it is derived. Raises ValueError if ``out`` is anything else, nothing is found or a
+    file is malformed.
     """
+    if out.exists() and not out.read_bytes().startswith(HEADER.encode()):
+        raise ValueError(f"{out} is not a report of ours and would be replaced; choose another --out")
     found = collect(paths)
     section = [
         *_training(found.training),
+        *_unfinished(found.unfinished),
         *_simulation(found.simulation),
         *_kernel(found.kernel),
         *_provenance(found),
     ]
     html = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>curbench report</title>'
+        f"{HEADER}"
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<style>{STYLE}</style></head><body>\n<h1>curbench report</h1>\n" + "\n".join(section) + "\n</body></html>\n"
     )
@@ -54,13 +61,14 @@ def write_report(paths: list[Path], out: Path) -> dict[str, Any]:
         "simulations": len(found.simulation),
         "kernel_rows": len(found.kernel),
         "training_runs": len(found.training),
+        "unfinished_runs": len(found.unfinished),
     }
 
 
 def _training(runs: list[TrainingRun]) -> Iterable[str]:
     for suite in dict.fromkeys(run.spec["suite"] for run in runs):
         same = [run for run in runs if run.spec["suite"] == suite]
-        group = by_curator(same)
+        group = by_setting(same)
         yield f"<h2>Training on {escape(suite)}</h2>"
         yield _note(
             "Held-out pass rate, every evaluation on the same problems with the same sampling seeds. The line is the "
@@ -72,7 +80,8 @@ def _training(runs: list[TrainingRun]) -> Iterable[str]:
         yield _note(
             "Intervals are 95 %, paired over held-out problems after averaging over the training seeds: they hold no "
             "variance between further training seeds, so a difference between curators needs more seeds than these to "
-            "be called one. Comparisons with uniform are not corrected for their number."
+            "be called one. Comparisons with uniform, where it ran with the same settings, are not corrected for their "
+            "number. Curation time leaves out the first step of each process, which compiles."
         )
         bank = suites.load(suite).bank
         chosen = {
@@ -83,6 +92,13 @@ def _training(runs: list[TrainingRun]) -> Iterable[str]:
         if chosen:
             yield "<h3>Which strata each curator chose</h3>"
             yield _figure(figures.stratum_figure(chosen, bank.stratum_name))
+
+
+def _unfinished(directory: list[Path]) -> Iterable[str]:
+    if directory:
+        names = ", ".join(map(str, directory))
+        count = f"{len(directory)} unfinished run{'s' if len(directory) > 1 else ''}"
+        yield _note(f"Left out: {count}, to be continued with curbench train --resume: {names}.")
 
 
 RESULT_HEAD = (
@@ -103,7 +119,7 @@ def _result_row(row: Result) -> list[str]:
         _interval(row.change),
         versus,
         f"{100 * row.degenerate:.0f} %",
-        f"{100 * row.curator_share:.1f} %",
+        f"{100 * row.curator_share:.1f} %" if isfinite(row.curator_share) else "",
     ]
 
 
@@ -141,12 +157,10 @@ def _simulation_row(row: dict[str, Any]) -> list[str]:
     span = "" if regret["lo"] is None else f" [{regret['lo']:.1f}, {regret['hi']:.1f}]"
     return [
         escape(f"{row['arms']}/{row['curator']} " + " ".join(f"{k}={v}" for k, v in row["hyper"].items())),
-        str(row["arms_count"]),
-        str(row["horizon"]),
-        str(row["batch"]),
-        str(row["seeds"]),
+        *(escape(str(row[name])) for name in ("arms_count", "horizon", "batch")),
+        escape(str(row["seeds"])),
         f"{regret['mean']:.1f}{span}",
-        f"{regret['comparator']}, {regret['kind']}",
+        escape(f"{regret['comparator']}, {regret['kind']}"),
         f'<span title="{escape(bound["source"] or "")}">{escape(bound["name"])}</span>',
         "" if bound["value"] is None else f"{bound['value']:.1f}" + (" (vacuous)" if bound["vacuous"] else ""),
         f'<span class="bad">{verdict}</span>' if failed else verdict,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from curbench.record import flatten
 from curbench.report.collect import TrainingRun
 from curbench.stats import Interval, mean_interval, paired_difference
 from curbench.types import Array
@@ -24,7 +26,7 @@ class Curve(NamedTuple):
 class Result(NamedTuple):
     """One line of the results table."""
 
-    curator: str
+    curator: str  # with the settings in which it differs from others
     seeds: int
     steps: float
     tokens: float
@@ -36,12 +38,61 @@ class Result(NamedTuple):
     curator_share: float  # share of the time spent in select, signal and curator update
 
 
-def by_curator(runs: list[TrainingRun]) -> dict[str, list[TrainingRun]]:
-    """Runs grouped by curator, uniform first, each group sorted by seed."""
+def by_setting(runs: list[TrainingRun]) -> dict[str, list[TrainingRun]]:
+    """Runs of one suite that differ in nothing but the seed, grouped: uniform first, each group sorted by seed.
+
+    The label of a group is its curator, with the settings in which runs differ: those of the trainer among all runs,
+    the curator's own among its runs.
+
+    Raises ValueError if a group holds a seed twice, or runs that were evaluated on other numbers of problems.
+    """
     group: dict[str, list[TrainingRun]] = {}
-    for run in sorted(runs, key=lambda run: (run.spec["curator"] != "uniform", run.spec["curator"], run.spec["seed"])):
-        group.setdefault(run.spec["curator"], []).append(run)
-    return group
+    for run in sorted(runs, key=lambda run: run.spec["seed"]):
+        alike = [other for other in runs if _curator(other) == _curator(run)]
+        differing = [
+            *_differing(_settings(run)[0], [_settings(other)[0] for other in runs]),
+            *_differing(_settings(run)[1], [_settings(other)[1] for other in alike]),
+        ]
+        label = _curator(run) + (f" ({', '.join(differing)})" if differing else "")
+        group.setdefault(label, []).append(run)
+    for label, same in group.items():
+        for one, other in pairwise(same):
+            _require_other_seed(label, one, other)
+    return dict(sorted(group.items(), key=lambda item: (_curator(item[1][0]) != "uniform", item[0])))
+
+
+def _curator(run: TrainingRun) -> str:
+    return run.spec["curator"]
+
+
+def _settings(run: TrainingRun) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the trainer's, the curator's own) settings of a run by dotted name, without what says which run it is."""
+    spec = {name: value for name, value in run.spec.items() if name not in ("suite", "curator", "seed")}
+    flat = {name.replace("/", "."): value for name, value in flatten(spec)[1].items() if value != {}}
+    own = {name for name in flat if name == "signal" or name.startswith("curator_set.")}
+    trainer = {name: value for name, value in flat.items() if name not in own}
+    return trainer, {name.removeprefix("curator_set."): flat[name] for name in own}
+
+
+def _differing(setting: dict[str, Any], among: list[dict[str, Any]]) -> list[str]:
+    """Texts name=value of those settings of one run that are not the same in all."""
+    names = sorted({name for one in among for name in one})
+    value = {name: {str(one.get(name, "default")) for one in among} for name in names}
+    return [f"{name}={setting.get(name, 'default')}" for name in names if len(value[name]) > 1]
+
+
+def _require_other_seed(label: str, one: TrainingRun, other: TrainingRun) -> None:
+    """Raises ValueError, naming both, unless two runs are different seeds evaluated on as many problems."""
+    both = f"{one.directory} and {other.directory}"
+    if one.spec["seed"] == other.spec["seed"]:
+        raise ValueError(f"{both} hold the same run, {label} seed {one.spec['seed']}; give one of them")
+    sizes = _problems(one), _problems(other)
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{both} were evaluated on {sizes[0]} and {sizes[1]} problems; report them apart")
+
+
+def _problems(run: TrainingRun) -> int:
+    return len(run.evaluation[0]["n"])
 
 
 def pass_rate(row: dict[str, Any]) -> Array:
@@ -66,16 +117,18 @@ def learning_curve(runs: list[TrainingRun]) -> Curve:
 
 
 def results(runs: list[TrainingRun]) -> list[Result]:
-    """The results table, one line per curator."""
-    group = by_curator(runs)
+    """The results table, one line per curator and settings; compared with uniform where it ran with the same."""
+    group = by_setting(runs)
     after = {name: np.array([pass_rate(run.evaluation[-1]) for run in same]) for name, same in group.items()}
+    uniform = [name for name, same in group.items() if _curator(same[0]) == "uniform"]
     table = []
     for name, same in group.items():
         before = np.array([pass_rate(run.evaluation[0]) for run in same])
         last = [run.evaluation[-1] for run in same]
         versus = None
-        if name != "uniform" and "uniform" in after and after["uniform"].shape[1] == after[name].shape[1]:
-            versus = paired_difference(after[name], after["uniform"].mean(axis=0))
+        if name not in uniform:
+            for baseline in (key for key in uniform if _comparable(group[key][0], same[0])):
+                versus = paired_difference(after[name], after[baseline].mean(axis=0))
         step = [row for run in same for row in run.step]
         table.append(
             Result(
@@ -88,17 +141,29 @@ def results(runs: list[TrainingRun]) -> list[Result]:
                 change=paired_difference(after[name], before),
                 versus_uniform=versus,
                 degenerate=float(np.mean([row["degenerate"] for row in step])) if step else float("nan"),
-                curator_share=curator_share(step),
+                curator_share=curator_share(same),
             )
         )
     return table
 
 
+def _comparable(one: TrainingRun, other: TrainingRun) -> bool:
+    """Whether two runs differ in nothing but the curator and its settings."""
+    return _settings(one)[0] == _settings(other)[0] and _problems(one) == _problems(other)
+
+
 CURATOR_PHASES = ("select", "signal", "curator_update")
 
 
-def curator_share(step: list[dict[str, Any]]) -> float:
-    """Share of the loop's time that curation cost: selecting, the utility's extra forward pass, and learning."""
+def curator_share(runs: list[TrainingRun]) -> float:
+    """Share of the loop's time that curation cost: selecting, the utility's extra forward pass, and learning.
+
+    The first step of each process compiles and is left out; nan when there was no other.
+    """
+    step = []
+    for run in runs:
+        cold = {process.get("first_step", 1) for process in run.environment}
+        step += [row for row in run.step if row["step"] not in cold]
     total = sum(sum(row["seconds"].values()) for row in step)
     return sum(row["seconds"][phase] for row in step for phase in CURATOR_PHASES) / total if total else float("nan")
 

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curbench.record import environment
-from curbench.report import write_report
+from curbench.report import figures, write_report
 from curbench.report.collect import TrainingRun, collect
 from curbench.report.training import curator_share, learning_curve, results, stratum_share
 from curbench.sim.arms import make_arms
@@ -22,12 +23,13 @@ def evaluation(step, tokens, success):
     return row | {"pass_rate": float(np.mean(success)), "stratum": [0] * len(success), "eval_tokens": 10}
 
 
-def training_run(curator, seed, *evaluations, problem=(0, 1, 2, 3)):
+def training_run(curator, seed, *evaluations, problem=(0, 1, 2, 3), status="complete", **setting):
     rows = [evaluation(*one) for one in evaluations]
     step = [{"step": i + 1, "degenerate": 0.5, "seconds": SECONDS} for i in range(rows[-1]["step"])]
-    spec = {"suite": "countdown", "curator": curator, "seed": seed}
+    spec = {"suite": "countdown", "curator": curator, "seed": seed} | setting
     selected = np.repeat(np.arange(1, rows[-1]["step"] + 1), len(problem))
-    return TrainingRun(spec, [environment()], "complete", step, rows, selected, np.tile(problem, rows[-1]["step"]))
+    chosen = np.tile(problem, rows[-1]["step"])
+    return TrainingRun(Path(curator, str(seed)), spec, [environment()], status, step, rows, selected, chosen)
 
 
 def write_run(out, run):
@@ -67,8 +69,53 @@ def test_learning_curves_align_seeds_by_step_and_end_at_each_seeds_last_evaluati
     assert len(curve.seed) == 2
 
 
+def test_runs_of_other_settings_are_no_seeds_of_one_another():
+    ends = ((0, 0, [0, 0, 1, 1]), (1, 100, [1, 1, 1, 1]))
+    slow = [training_run(name, 0, *ends, grpo={"learning_rate": 0.1, "beta1": 0.9}) for name in ("uniform", "sec")]
+    fast = training_run("uniform", 0, *ends, grpo={"learning_rate": 0.2, "beta1": 0.9})
+    table = {row.curator: row for row in results([*slow, fast])}
+    assert list(table) == [
+        "uniform (grpo.learning_rate=0.1)",
+        "uniform (grpo.learning_rate=0.2)",
+        "sec (grpo.learning_rate=0.1)",
+    ]
+    assert all(row.seeds == 1 for row in table.values())
+    assert table["sec (grpo.learning_rate=0.1)"].versus_uniform.mean == 0.0
+    alone = {row.curator: row for row in results([fast, slow[1]])}
+    assert alone["sec (grpo.learning_rate=0.1)"].versus_uniform is None  # uniform was trained otherwise
+
+
+def test_a_curators_own_settings_label_its_runs_and_leave_the_comparison_with_uniform():
+    ends = ((0, 0, [0, 0, 1, 1]), (1, 100, [1, 1, 1, 1]))
+    runs = [training_run("sec", 0, *ends, curator_set=own) for own in ({}, {"alpha": "0.1"})]
+    table = results([training_run("uniform", 0, *ends, curator_set={}), *runs])
+    assert [row.curator for row in table] == ["uniform", "sec (alpha=0.1)", "sec (alpha=default)"]
+    assert all(row.versus_uniform for row in table[1:])
+
+
+def test_one_seed_twice_is_refused():
+    with pytest.raises(ValueError, match="sec/0 and sec/0 hold the same run, sec seed 0; give one of them"):
+        results(SEC + SEC)
+
+
+def test_seeds_that_were_evaluated_on_other_problems_are_refused_by_name():
+    short = training_run("uniform", 2, (0, 0, [0, 1]), (1, 100, [1, 1]))
+    with pytest.raises(ValueError, match="uniform/1 and uniform/2 were evaluated on 4 and 2 problems"):
+        results([*UNIFORM, short])
+
+
 def test_curation_time_is_selecting_signal_and_learning():
-    assert curator_share([{"seconds": SECONDS}]) == pytest.approx(0.2)
+    run = training_run("sec", 0, (0, 0, [0]), (2, 10, [1]))
+    assert curator_share([run]) == pytest.approx(0.2)
+
+
+def test_curation_time_leaves_out_the_first_step_of_each_process():
+    run = training_run("sec", 0, (0, 0, [0]), (5, 10, [1]))
+    run.environment[:] = [{"first_step": 1}, {"first_step": 4}]
+    for i in (0, 3):
+        run.step[i]["seconds"] = SECONDS | {"select": 1000.0}
+    assert curator_share([run]) == pytest.approx(0.2)
+    assert np.isnan(curator_share([training_run("sec", 0, (0, 0, [0]), (1, 10, [1]))]))
 
 
 def test_stratum_shares_add_up_at_every_time():
@@ -107,6 +154,57 @@ def test_the_page_shows_all_three_and_names_nothing_outside_itself(everything, t
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', re.sub(r'xmlns(:\w+)?="[^"]*"', "", page))
 
 
+def test_a_folder_given_twice_counts_once(everything, tmp_path):
+    once = write_report([everything], tmp_path / "report.html")
+    assert write_report([everything, everything / "countdown", everything], tmp_path / "report.html") == once
+
+
+def test_unfinished_runs_are_left_out_and_counted(everything, tmp_path):
+    directory = write_run(everything, training_run("sec", 1, (0, 0, [0, 0, 1, 1]), status="running"))
+    (directory / "evals.jsonl").write_text('{"step": 0, "rew')  # as a run that is being written can look
+    summary = write_report([everything], tmp_path / "report.html")
+    assert (summary["training_runs"], summary["unfinished_runs"]) == (3, 1)
+    assert "Left out: 1 unfinished run" in (tmp_path / "report.html").read_text()
+    with pytest.raises(ValueError, match="no results in .*; 1 unfinished run"):
+        write_report([directory], tmp_path / "other.html")
+
+
+def test_what_comes_from_files_is_escaped(everything, tmp_path):
+    bad = 'a"><script>alert(1)</script>'
+    (path,) = (everything / "sim").rglob("*.json")
+    content = json.loads(path.read_text())
+    row = content["row"] | {"arms": bad, "curator": bad, "driver": bad, "seeds": bad, "batch": bad, "horizon": bad}
+    row["regret"] |= {"kind": bad, "comparator": bad}
+    row["bound"] |= {"name": bad, "source": bad}
+    path.write_text(json.dumps(content | {"row": row | {"arms_count": bad, "hyper": {bad: bad}}}))
+    write_report([everything], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    assert 'a"><' not in page
+
+
+def test_a_horizon_below_ten_is_drawn_from_left_to_right(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "svg", lambda figure, title: drawn.append(figure.axes[0].get_xlim()))
+    for horizon in (1, 5, 10, 100):
+        result = simulate(make_arms("stationary", horizon=horizon), "uniform", seeds=2)
+        row = {"row": result.row(), "round": result.grid, "curve": result.curve, "bound_curve": None}
+        figures.regret_figure("stationary", [row])
+    assert all(left < right for left, right in drawn)
+    assert drawn[-1][0] == 10
+
+
+def test_only_a_report_is_replaced(everything, tmp_path):
+    out = tmp_path / "report.html"
+    write_report([everything], out)
+    write_report([everything], out)
+    out.write_text("mine")
+    with pytest.raises(ValueError, match="report.html is not a report of ours"):
+        write_report([everything], out)
+    assert out.read_text() == "mine"
+
+
 @pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine")
 def test_a_browser_draws_every_plot_without_a_console_message(everything, tmp_path):
     write_report([everything], tmp_path / "report.html")
@@ -134,9 +232,45 @@ def test_nothing_found_is_said(tmp_path):
 
 def test_malformed_files_are_named_with_their_line(tmp_path):
     directory = write_run(tmp_path, SEC[0])
-    (directory / "evals.jsonl").write_text('{"step": 0}\n{"step"\n')
+    (directory / "evals.jsonl").write_text(json.dumps(evaluation(0, 0, [1])) + '\n{"step"\n')
     with pytest.raises(ValueError, match=r"evals.jsonl line 2 is not JSON"):
         collect([tmp_path])
     (directory / "run.json").write_text("{}")
     with pytest.raises(ValueError, match=r"run.json lacks environment, spec, status"):
+        collect([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (["environment"], "lacks environment"),
+        (["row", "hyper"], "row lacks hyper"),
+        (["row", "regret", "kind"], "row.regret lacks kind"),
+        (["row", "certificate", "holds"], "row.certificate lacks holds"),
+        (["environment", "machine"], "environment lacks machine"),
+    ],
+)
+def test_a_simulation_that_lacks_something_is_named(everything, place, message):
+    (path,) = (everything / "sim").rglob("*.json")
+    content = json.loads(path.read_text())
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    del inner[place[-1]]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"osmd-\w+.json.* {message}"):
+        collect([everything])
+
+
+def test_a_run_that_lacks_something_is_named(tmp_path):
+    directory = write_run(tmp_path, SEC[0])
+    (directory / "steps.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ValueError, match=r"steps.jsonl line 1 lacks degenerate, seconds"):
+        collect([tmp_path])
+    (directory / "evals.jsonl").write_text("")
+    (directory / "steps.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"evals.jsonl holds no evaluation"):
+        collect([tmp_path])
+    (directory / "evals.jsonl").write_text("".join(json.dumps(evaluation(i, 9, [1] * (i + 1))) + "\n" for i in (0, 1)))
+    with pytest.raises(ValueError, match=r"evals.jsonl holds evaluations on 1 and 2 problems"):
         collect([tmp_path])
