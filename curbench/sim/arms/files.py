@@ -6,6 +6,7 @@ import csv
 import re
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +77,7 @@ def read_csv(path: Path) -> Table:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
     if not rows:
         raise ValueError(f"{path}: no rows of means")
-    return _checked(path, np.array(rows), bool(names) and names[0].lower() == "start", "line", np.array(lines))
+    return _checked(path, np.array(rows), names[:1] == ["start"], "line", np.array(lines))
 
 
 def _number(cell: str) -> float | None:
@@ -101,27 +102,33 @@ def read_parquet(path: Path) -> Table:
         if file.metadata.num_rows * file.metadata.num_columns * 8 > LARGEST_MEAN_BYTES:
             raise ValueError(f"{path} holds more than {LARGEST_MEAN_BYTES >> 30} GiB of means")
         table = file.read()
-    except (pa.ArrowException, OSError) as error:
+        column = [_column(path, *one) for one in zip(table.column_names, table.columns, strict=True)]
+        started = table.column_names[:1] == ["start"]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a Parquet file ({_first_line(error)})") from None
-    column = []
-    for name, value in zip(table.column_names, table.columns, strict=True):
-        if not (pa.types.is_floating(value.type) or pa.types.is_integer(value.type)):
-            raise ValueError(f"{path}, column {name}: means are numbers, not {value.type}")
-        if value.null_count:
-            row = value.is_null().to_pylist().index(True) + 1
-            raise ValueError(f"{path}, row {row}, column {name}: a cell is empty")
-        column.append(value.to_numpy().astype(np.float64))
     if not column or not column[0].size:
         raise ValueError(f"{path}: no rows of means")
-    started = table.column_names[0].lower() == "start"
     return _checked(path, np.stack(column, axis=1), started, "row", np.arange(1, len(table) + 1))
+
+
+def _column(path: Path, name: str, value: pa.ChunkedArray) -> Array:
+    if not (pa.types.is_floating(value.type) or pa.types.is_integer(value.type)):
+        raise ValueError(f"{path}, column {name}: means are numbers, not {value.type}")
+    if value.null_count:
+        row = value.is_null().to_pylist().index(True) + 1
+        raise ValueError(f"{path}, row {row}, column {name}: a cell is empty")
+    return value.to_numpy().astype(np.float64)
+
+
+DAMAGED_HEADER = (ValueError, TypeError, OverflowError, OSError, SyntaxError, TokenError, RecursionError, MemoryError)
+"""What NumPy raises on a header that is no dictionary of a shape and a type."""
 
 
 def read_npy(path: Path) -> Table:
     """The matrix of a NumPy file; rows are counted from 1. Pickled objects are refused."""
     try:
         content = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, OverflowError, TypeError, EOFError) as error:
+    except DAMAGED_HEADER as error:
         raise ValueError(f"{path}: not a NumPy matrix ({_first_line(error)})") from None
     if content.ndim != 2 or content.size == 0 or content.dtype.kind not in "fiu":
         raise ValueError(f"{path}: means are a matrix of numbers; got {content.dtype} of shape {content.shape}")
