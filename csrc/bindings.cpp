@@ -15,6 +15,8 @@ namespace py = pybind11;
 namespace curbench {
 namespace {
 
+constexpr int kMaxThreads = 1024;  // OpenMP ends the process when it cannot start as many as it was asked for
+
 // A numpy array, the data_ptr() of a tensor, or None.
 template <class T>
 T* at(py::handle h) {
@@ -36,7 +38,8 @@ struct Where {
 template <class Args, class Result>
 Result dispatch(const Args& args, const Where& where, Result (*on_cpu)(const Args&, int),
                 Result (*on_cuda)(const Args&, cuda::Queue)) {
-  check(where.threads >= 1, "threads must be at least 1; got " + std::to_string(where.threads));
+  check(1 <= where.threads && where.threads <= kMaxThreads,
+        "threads must be in [1, " + std::to_string(kMaxThreads) + "]; got " + std::to_string(where.threads));
   const py::gil_scoped_release release;
   if (where.device < 0) return on_cpu(args, where.threads);
   return on_cuda(args, {where.device, reinterpret_cast<void*>(where.stream)});

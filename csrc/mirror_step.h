@@ -4,7 +4,7 @@
 //   p_i <- (1 - share) max(floor / K, c t_i) + share / K        c such that the maxima sum to 1
 //
 // The maximum is the KL projection of t on {p_i >= floor / K}. One item per 1024 arms; the sums per arm are
-// left in `out` by the back-end, slot by slot. Moves 8 K bytes per pass: 2 passes, and one per round of the search.
+// left in `out` by the back-end, slot by slot. Moves 56 K bytes, and 8 K per round of the search.
 #pragma once
 
 #include "blocks.h"
@@ -52,7 +52,7 @@ struct TiltBlock {
     const double eta = m.a.eta, top = shift;
     if (lane_count(n, [=](int64_t i) { return out[i] != 0.0; }) == 0) {  // nearly every block of a large K
       const double same = exponential(-top);
-      lane_for(n, [=](int64_t i) { out[i] = p[i] * same; });
+      lane_for(n, [=](int64_t i) { out[i] = p[i] > 0.0 ? p[i] * same : 0.0; });  // same may be inf if all are dead
     } else {
       lane_for(n, [=](int64_t i) {
         const double tilted = p[i] * exponential(-eta * out[i] - top);
@@ -97,7 +97,8 @@ struct ProjectBlock {
 
 inline int64_t mirror_workspace(int64_t arms) { return 2 + 2 * ceil_div(arms, kBlock); }
 
-// Expects the sum of the losses of each arm in args.out. False when no arm has a probability, or eta * loss overflows.
+// Expects the sum of the losses of each arm in args.out. False when no arm has a probability, or when the sum of the
+// probabilities, its inverse, or eta times the loss of an arm overflows.
 template <class Launch>
 bool mirror_step(const Launch& launch, const MirrorStep& args) {
   const int64_t blocks = ceil_div(args.arms, kBlock);
@@ -119,6 +120,7 @@ bool mirror_step(const Launch& launch, const MirrorStep& args) {
     launch(1, FoldSum{m.floored, blocks, m.fold + 1});
     double fold[2];
     launch.read(fold, m.fold, 2);
+    if (scale == HUGE_VAL && !(finite(fold[0]) && finite(1.0 / fold[0]))) return false;
     const double next = (1.0 - bound * fold[1]) / fold[0];
     if (!(next < scale)) break;
     scale = next;

@@ -152,4 +152,5 @@ def mirror_fault(fault: list[int], solved: bool, probability: Any, arm: Any, los
     if bad != NO_FAULT:
         got = float(probability[bad])
         raise ValueError(f"probability must be finite and not negative; arm {bad} has {got!r}")
-    require(solved, "some probability must be positive, and eta * loss must not overflow")
+    rule = "some probability must be positive, and neither their sum nor its inverse nor eta times a loss may overflow"
+    require(solved, rule)

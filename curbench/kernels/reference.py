@@ -222,12 +222,13 @@ def mirror_step(
     ]
     contract.mirror_fault(fault, True, probability, arm, loss)
     total = np.zeros(arms)
-    np.add.at(total, arm, loss)
-    alive = probability > 0.0
-    exponent = np.where(alive, -eta * total, -np.inf)
-    top = exponent.max(initial=-np.inf)
-    contract.mirror_fault([NO_FAULT] * 3, bool(np.isfinite(top)), probability, arm, loss)
-    p = probability * np.exp(exponent - top)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # refused below
+        np.add.at(total, arm, loss)
+        exponent = np.where(probability > 0.0, -eta * total, -np.inf)
+        top = exponent.max(initial=-np.inf)
+        p = probability * np.exp(exponent - top)
+        solved = np.isfinite([top, p.sum(), 1.0 / p.sum()]).all()
+    contract.mirror_fault([NO_FAULT] * 3, bool(solved), probability, arm, loss)
 
     low = floor / arms
     ranked = np.sort(p)[::-1]

@@ -135,6 +135,7 @@ def test_errors_name_the_rule_and_the_value(backend, reward, group, options, mes
         ({"group": np.array([0.0, 2.0])}, "group must have one of the dtypes int64"),
         ({"group": np.array([], np.int64)}, "group offsets must have"),
         ({"threads": 0}, "threads must be at least 1; got 0"),
+        ({"threads": 50_000}, r"threads must be in \[1, 1024\]; got 50000"),
         ({"backend": "gpu"}, "backend must be one of auto, reference, cpu, cuda; got 'gpu'"),
     ],
 )

@@ -83,6 +83,28 @@ def test_mirror_step(arms, slots):
         assert_same_bits(mirror_step, p, arm, loss=loss, eta=0.3, floor=floor, share=share)
 
 
+def test_mirror_step_of_dead_blocks_under_a_huge_loss():
+    p = np.zeros(2000)
+    p[0] = 1.0
+    result = assert_same_bits(mirror_step, p, np.array([0]), loss=np.array([1000.0]), eta=1.0)
+    np.testing.assert_array_equal(result.cpu(), p)
+
+
+@pytest.mark.parametrize(
+    ("p", "loss", "eta"),
+    [
+        ([0.5, 0.25, 0.25], [1e308, 1e308], 0.0),
+        ([0.5, 0.25, 0.25], [-1e308, -1e308], 1.0),
+        ([5e-324, 5e-324, 0.0], [0.0, 0.0], 1.0),
+        ([1e308, 1e308, 0.0], [0.0, 0.0], 1.0),
+    ],
+)
+def test_mirror_step_refuses_what_overflows(p, loss, eta):
+    arm = on_device(np.array([0, 0]))
+    with pytest.raises(ValueError, match="may overflow"):
+        mirror_step(on_device(np.array(p)), arm, loss=on_device(np.array(loss)), eta=eta)
+
+
 def test_cuda_agrees_with_the_reference():
     rng = np.random.default_rng(0)
     feature, weight = rng.standard_normal((5000, 40), np.float32), rng.standard_normal(40) / 10

@@ -66,6 +66,14 @@ def test_a_dead_arm_stays_dead_whatever_its_gain():
     np.testing.assert_allclose(ours, [0.4, 0.6, 0.0], rtol=1e-14)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_block_of_dead_arms_stays_dead_under_a_huge_loss(backend):
+    p = np.zeros(2000)
+    p[0] = 1.0
+    ours = mirror_step(p, [0], loss=[1000.0], eta=1.0, backend=backend)
+    np.testing.assert_array_equal(ours, p)
+
+
 def test_the_scale_of_the_probabilities_does_not_matter():
     p = np.random.default_rng(0).random(2000)
     one, two = (mirror_step(x, [3], loss=[1.0], eta=1.0, floor=0.2) for x in (p, 2.0**-30 * p))
@@ -101,6 +109,13 @@ def test_arguments_are_left_alone_and_tensors_give_tensors(backend):
         ({"probability": np.array([0.5, -0.5])}, "probability must be finite and not negative; arm 1 has -0.5"),
         ({"probability": np.array([np.inf, 0.5])}, "arm 0 has inf"),
         ({"probability": np.zeros(2)}, "some probability must be positive"),
+        ({"probability": np.array([5e-324, 5e-324, 0.0])}, "neither their sum nor its inverse .* may overflow"),
+        ({"probability": np.array([1e308, 1e308])}, "neither their sum nor its inverse .* may overflow"),
+        (
+            {"probability": [0.5, 0.25, 0.25], "arm": [0, 0], "loss": [1e308] * 2, "eta": 0.0},
+            "nor eta times a loss may overflow",
+        ),
+        ({"probability": [0.5, 0.25, 0.25], "arm": [0, 0], "loss": [-1e308] * 2}, "nor eta times a loss may overflow"),
         ({"eta": np.nan}, "eta must be finite and not negative; got nan"),
         ({"floor": -0.1}, r"floor must be in \[0, 1\]; got -0.1"),
         ({"share": 2.0}, r"share must be in \[0, 1\]; got 2.0"),
