@@ -64,6 +64,21 @@ def uniform(seed, stream, step, index):
     return (float(w0 >> np.uint64(5)) * 67108864.0 + float(w1 >> np.uint64(6))) * (1.0 / 9007199254740992.0)
 
 
+@nb.njit
+def uniform_pair(seed, stream, step, index):
+    """Both float64 in [0, 1) that the block at counter (index, step, stream) holds; the first is ``uniform``'s.
+
+    >>> uniform_pair(np.uint64(7), DRAW, 0, 0)[0] == uniform(np.uint64(7), DRAW, 0, 0)
+    True
+    """
+    s = np.uint64(seed)
+    i = np.uint64(index)
+    w = philox4x32(i & _LOW, i >> _32, np.uint64(step) & _LOW, np.uint64(stream) & _LOW, s & _LOW, s >> _32)
+    first = (float(w[0] >> np.uint64(5)) * 67108864.0 + float(w[1] >> np.uint64(6))) * (1.0 / 9007199254740992.0)
+    second = (float(w[2] >> np.uint64(5)) * 67108864.0 + float(w[3] >> np.uint64(6))) * (1.0 / 9007199254740992.0)
+    return first, second
+
+
 def spawn_seeds(seed, count):
     """``count`` independent 64-bit seeds derived from one run seed, through numpy's SeedSequence.
 
