@@ -68,3 +68,52 @@ def share_(p, share):
     """Fixed share: p <- (1 - share) p + share / K. Herbster & Warmuth 1998."""
     for i in range(p.size):
         p[i] = (1.0 - share) * p[i] + share / p.size
+
+
+@nb.njit
+def mix_(p, weight, mix):
+    """p <- (1 - mix) weight + mix / K for f64[K] arrays, which may be the same; weight must sum to 1."""
+    for i in range(p.size):
+        p[i] = (1.0 - mix) * weight[i] + mix / p.size
+
+
+@nb.njit
+def project_on_box_(x, floor, cap, total):
+    """KL projection of x f64[K] onto {z : sum z = total, floor <= z_i <= cap}: z_i = min(cap, max(floor, c x_i)).
+
+    x       positive
+    floor   float in [0, total / K]; cap float in [total / K, total]
+    Source  variable fixing: with c from the arms still free, all that violate the worse violated side belong there
+            (Bretthauer & Shetty 1995). Thresholds on x replace the lists of fixed arms.
+    """
+    low, high, scale = 0.0, np.inf, 1.0  # x < low: at the floor; x > high: at the cap
+    while True:
+        left, mass = total, 0.0
+        for i in range(x.size):
+            if x[i] < low:
+                left -= floor
+            elif x[i] > high:
+                left -= cap
+            else:
+                mass += x[i]
+        if mass <= 0.0 or left <= 0.0:
+            break
+        scale = left / mass
+        under, over = 0.0, 0.0
+        for i in range(x.size):
+            if low <= x[i] <= high:
+                under += max(0.0, floor - scale * x[i]) if x[i] < floor / scale else 0.0
+                over += max(0.0, scale * x[i] - cap) if x[i] > cap / scale else 0.0
+        if under == 0.0 and over == 0.0:
+            break
+        if under > over:
+            low = max(low, floor / scale)
+        else:
+            high = min(high, cap / scale)
+    for i in range(x.size):
+        if x[i] < low:
+            x[i] = floor
+        elif x[i] > high:
+            x[i] = cap
+        else:
+            x[i] = min(cap, max(floor, scale * x[i]))

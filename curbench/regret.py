@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, inf, log, log1p, sqrt
+from math import ceil, e, inf, log, log1p, pi, sqrt
 from typing import Literal, NamedTuple
 
 import numba as nb
@@ -27,6 +27,11 @@ class Setting(NamedTuple):
     restart_every         rounds between restarts; 0: never
     segments              S >= 1, constant pieces of the comparator
     variation             V_T, sum over rounds of the largest change of a mean
+    swaps                 W, arms exchanged in all by a comparator that is a set of m arms
+    bias                  beta of EXP3.P, gamma of EXP3-IX
+    distinct              whether the m draws of a round are distinct (systematic); only ``mset`` distinguishes
+    delta                 probability with which a bound in probability may fail
+    gap                   distance of each suboptimal arm to the best one, K - 1 numbers; () if unknown
     """
 
     arms: int
@@ -38,6 +43,11 @@ class Setting(NamedTuple):
     restart_every: int = 0
     segments: int = 1
     variation: float = 0.0
+    swaps: int = 0
+    bias: float = 0.0
+    distinct: bool = False
+    delta: float = 0.01
+    gap: tuple[float, ...] = ()
 
 
 def _stability(s: Setting) -> float:
@@ -106,8 +116,189 @@ def dynamic_restart(s: Setting) -> float:
 
 
 def exp3_static(s: Setting) -> float:
-    """sqrt(2 T K ln K): EXP3 in loss form, one draw per round, tuned. Bubeck & Cesa-Bianchi 2012, theorem 3.1."""
-    return sqrt(2 * s.horizon * s.arms * log(s.arms))
+    """ln K / eta + eta kappa T / 2: EXP3 in loss form; sqrt(2 T K ln K) for one draw and the best eta.
+
+    Infinite for a comparator that moves. Source: docs/maths.md, theorem 1 A with gamma = 0; Bubeck & Cesa-Bianchi 2012,
+    theorem 3.1.
+    """
+    return tracking_clip(s._replace(floor=0.0))
+
+
+def static_mix(s: Setting) -> float:
+    """(1 - gamma) ln K / eta + eta kappa T / 2 + gamma (1 - 1/K) T. Source: docs/maths.md, theorem 1 C.
+
+    Infinite for a comparator that moves.
+    """
+    if s.segments > 1:
+        return inf
+    return (1 - s.floor) * log(s.arms) / s.eta + _stability(s) + s.floor * (1 - 1 / s.arms) * s.horizon
+
+
+def exp3_gain(s: Setting) -> float:
+    """(e - 1) gamma T + K ln K / gamma: EXP3 in gain form. Source: Auer et al. 2002, theorem 3.1 (G_max <= T).
+
+    Infinite for a comparator that moves, more than one draw a round, or gamma outside (0, 1].
+    """
+    if s.segments > 1 or s.batch > 1 or not 0 < s.floor <= 1:
+        return inf
+    return (e - 1) * s.floor * s.horizon + s.arms * log(s.arms) / s.floor
+
+
+def exp3_ix(s: Setting) -> float:
+    """2 sqrt(2 K T ln K) + (sqrt(2 K T / ln K) + 1) ln(2 / delta), with probability 1 - delta.
+
+    At eta = 2 gamma = sqrt(2 ln K / (K T)); infinite for a comparator that moves, more than one draw a round, one arm.
+    Source: Neu 2015, theorem 1.
+    """
+    if s.segments > 1 or s.batch > 1 or s.arms < 2:
+        return inf
+    k, t = s.arms, s.horizon
+    return 2 * sqrt(2 * k * t * log(k)) + (sqrt(2 * k * t / log(k)) + 1) * log(2 / s.delta)
+
+
+def exp3_p(s: Setting) -> float:
+    """beta T K + gamma T + (1 + beta) eta K T + (ln K + 1) / beta + ln K / eta: the expected regret of EXP3.P.
+
+    The bound in probability has ln(K / delta) / beta; its tail integrates to the 1 / beta. Infinite for a comparator
+    that moves, more than one draw a round, gamma > 1/2 or (1 + beta) K eta > gamma.
+    Source: Bubeck & Cesa-Bianchi 2012, equation 3.12.
+    """
+    condition = s.floor <= 0.5 and (1 + s.bias) * s.arms * s.eta <= s.floor * (1 + 1e-12) and s.bias > 0
+    if s.segments > 1 or s.batch > 1 or not condition:
+        return inf
+    k, t = s.arms, s.horizon
+    linear = s.bias * k + s.floor + (1 + s.bias) * s.eta * k
+    return linear * t + (log(k) + 1) / s.bias + log(k) / s.eta
+
+
+def tsallis_iw(s: Setting) -> float:
+    """4 sqrt(K T) + 1: Tsallis-INF with importance weights, anytime. Source: Zimmert & Seldin 2021, theorem 1.
+
+    Infinite for a comparator that moves or more than one draw a round.
+    """
+    return inf if s.segments > 1 or s.batch > 1 else 4 * sqrt(s.arms * s.horizon) + 1
+
+
+def tsallis_rv(s: Setting) -> float:
+    """2 sqrt(K T) + 14 K ln T + 16: Tsallis-INF with reduced variance. Source: Zimmert & Seldin 2021 (v6), theorem 1.
+
+    Infinite for a comparator that moves or more than one draw a round.
+    """
+    if s.segments > 1 or s.batch > 1:
+        return inf
+    return 2 * sqrt(s.arms * s.horizon) + 14 * s.arms * log(s.horizon) + 16
+
+
+def tsallis_rv_gap(s: Setting) -> float:
+    """sum_i (ln T + 3) / gap_i + 2 / smallest gap + 28 K ln T + 1.5 sqrt(K) + 32: ``tsallis_rv`` on stationary arms.
+
+    Infinite without positive gaps (the best arm must be unique), for moving means or more than one draw a round.
+    Source: Zimmert & Seldin 2021 (v6), theorem 1 without corruption.
+    """
+    if s.segments > 1 or s.batch > 1 or s.variation > 0 or not s.gap or min(s.gap) <= 0:
+        return inf
+    k, t = s.arms, s.horizon
+    return sum((log(t) + 3) / gap for gap in s.gap) + 2 / min(s.gap) + 28 * k * log(t) + 1.5 * sqrt(k) + 32
+
+
+def exp3_s(s: Setting) -> float:
+    """K (S ln(K / alpha) + e alpha T) / gamma + (e - 1) gamma T: EXP3.S against S pieces.
+
+    Infinite for more than one draw a round, or without sharing. Source: Auer et al. 2002, theorem 8.1.
+    """
+    if s.batch > 1 or s.share <= 0 or s.floor <= 0:
+        return inf
+    reach = s.segments * log(s.arms / s.share) + e * s.share * s.horizon
+    return s.arms * reach / s.floor + (e - 1) * s.floor * s.horizon
+
+
+def rexp3(s: Setting) -> float:
+    """ceil(T / L) K ln K / gamma + (e - 1) gamma T + L V_T: ``exp3_gain`` in blocks of L = ``restart_every`` rounds.
+
+    Infinite for more than one draw a round. Source: docs/maths.md, theorem 2 G; Besbes, Gur & Zeevi 2014, theorem 2.
+    """
+    block = exp3_gain(s._replace(segments=1, horizon=0))
+    return ceil(s.horizon / s.restart_every) * block + (e - 1) * s.floor * s.horizon + s.restart_every * s.variation
+
+
+def top_clip(s: Setting) -> float:
+    """[ln K - (1 - gamma) ln m + (1 - gamma)(W / m) ln(K / gamma)] / eta + eta kappa T / 2 + gamma T.
+
+    Regret per draw to the best m arms with W swaps. Infinite when W > 0 without a floor, or with fewer than m arms.
+    Source: docs/maths.md, theorem 1 M.
+    """
+    if (s.swaps > 0 and s.floor == 0.0) or s.batch > s.arms:
+        return inf
+    keep = 1 - s.floor
+    move = 0.0 if s.swaps == 0 else keep * s.swaps / s.batch * log(s.arms / s.floor)
+    return (log(s.arms) - keep * log(s.batch) + move) / s.eta + _stability(s) + s.floor * s.horizon
+
+
+def top_share(s: Setting) -> float:
+    """[ln(K / m) + (W / m) ln(K / alpha) + (T - 1) ln(1 / (1 - alpha))] / eta + eta kappa T / 2.
+
+    Regret per draw to the best m arms with W swaps. Infinite when W > 0 without sharing, or with fewer than m arms.
+    Source: docs/maths.md, theorem 1 M.
+    """
+    if (s.swaps > 0 and s.share == 0.0) or s.share == 1.0 or s.batch > s.arms:
+        return inf
+    move = 0.0 if s.swaps == 0 else s.swaps / s.batch * log(s.arms / s.share)
+    stay = -(s.horizon - 1) * log1p(-s.share)
+    return (log(s.arms / s.batch) + move + stay) / s.eta + _stability(s)
+
+
+def mset(s: Setting) -> float:
+    """[m ln(K / m) + W ln(K / (gamma m))] / (eta m) + eta K' T / (2 m) + gamma T, K' = K, or K + m - 1 for iid draws.
+
+    Regret per draw to the best m arms with W swaps. Infinite when W > 0 without a floor, or with fewer than m arms.
+    Source: docs/maths.md, theorem 3.
+    """
+    k, m = s.arms, s.batch
+    if (s.swaps > 0 and s.floor == 0.0) or m > k:
+        return inf
+    move = 0.0 if s.swaps == 0 else s.swaps * log(k / (s.floor * m))
+    second = k if s.distinct else k + m - 1
+    return (m * log(k / m) + move) / (s.eta * m) + s.eta * second * s.horizon / (2 * m) + s.floor * s.horizon
+
+
+def exp3_m(s: Setting) -> float:
+    """(e - 1) gamma T + K ln(K / m) / (gamma m): EXP3.M per draw against the best m arms (G_max <= m T).
+
+    Infinite for a comparator that moves. Source: Uchiya, Nakamura & Kudo 2010.
+    """
+    if s.swaps > 0 or s.batch > s.arms or s.floor <= 0:
+        return inf
+    return (e - 1) * s.floor * s.horizon + s.arms * log(s.arms / s.batch) / (s.floor * s.batch)
+
+
+def ucb1_gap(s: Setting) -> float:
+    """8 sum_i ln T / gap_i + (1 + pi^2 / 3) sum_i gap_i: UCB1 on stationary arms.
+
+    Arms without a gap cost nothing. Infinite without gaps, for moving means or more than one draw a round.
+    Source: Auer, Cesa-Bianchi & Fischer 2002, theorem 1.
+    """
+    if s.variation > 0 or s.batch > 1 or not s.gap:
+        return inf
+    return sum(8 * log(s.horizon) / gap + (1 + pi**2 / 3) * gap for gap in s.gap if gap > 0)
+
+
+def comb_ucb1(s: Setting) -> float:
+    """[47 sqrt(m K T ln T) + (pi^2 / 3 + 1) m K] / m: CombUCB1 per draw against the best m stationary arms.
+
+    Infinite for moving means. Source: Kveton et al. 2015, theorem 6.
+    """
+    if s.variation > 0 or s.batch > s.arms:
+        return inf
+    m, k, t = s.batch, s.arms, s.horizon
+    return (47 * sqrt(m * k * t * log(t)) + (pi**2 / 3 + 1) * m * k) / m
+
+
+def full_information(s: Setting) -> float:
+    """sqrt(T ln K / 2): Hedge, which sees every arm. The distance to it is the price of bandit feedback.
+
+    Source: Cesa-Bianchi & Lugosi 2006, theorem 2.2.
+    """
+    return sqrt(s.horizon * log(s.arms) / 2)
 
 
 def lower_static(s: Setting) -> float:
@@ -115,9 +306,37 @@ def lower_static(s: Setting) -> float:
     return min(sqrt(s.arms * s.horizon), s.horizon) / 20
 
 
+def hard_gap(arms: int, horizon: int) -> float:
+    """min(1, sqrt(K / T)) / 4, by which the best arm of the hard instance exceeds the others' 1/2."""
+    return min(1.0, sqrt(arms / horizon)) / 4
+
+
+def lower_hard(s: Setting) -> float:
+    """gap (T - T / K - (T / 2) sqrt(-(T / K) ln(1 - 4 gap^2))), gap = ``hard_gap``.
+
+    Regret of every algorithm for one draw a round, averaged over which of K arms is the one with mean 1/2 + gap. An
+    implementation that measures less sees what it should not. Source: Auer et al. 2002, proof of theorem 5.1.
+    """
+    k, t, gap = s.arms, s.horizon, hard_gap(s.arms, s.horizon)
+    return gap * (t - t / k - t / 2 * sqrt(-t / k * log1p(-4 * gap**2)))
+
+
+def lower_switching(s: Setting) -> float:
+    """S min(sqrt(K T / S), T / S) / 20: S hard blocks of T / S rounds. Source: docs/maths.md, by concatenation."""
+    return s.segments * lower_static(s._replace(horizon=s.horizon // s.segments))
+
+
 def lower_variation(s: Setting) -> float:
-    """0.063 (K V_T)^(1/3) T^(2/3), by concatenating hard blocks of length at least K. Source: docs/maths.md."""
-    return 0.063 * (s.arms * s.variation) ** (1 / 3) * s.horizon ** (2 / 3)
+    """floor(T / L) sqrt(K L) / 20, about 0.063 (K V_T)^(1/3) T^(2/3): hard blocks, L = (K T^2 / (4 V_T^2))^(1/3).
+
+    0, which says nothing, unless K <= L <= T. Source: docs/maths.md, by concatenation.
+    """
+    if s.variation <= 0:
+        return 0.0
+    length = ceil((s.arms * s.horizon**2 / (4 * s.variation**2)) ** (1 / 3))
+    if not s.arms <= length <= s.horizon:
+        return 0.0
+    return s.horizon // length * sqrt(s.arms * length) / 20
 
 
 Status = Literal["proved", "plotted", "none"]
@@ -125,25 +344,48 @@ Status = Literal["proved", "plotted", "none"]
 
 @dataclass(frozen=True)
 class Bound:
-    """A bound with its standing: ``proved`` may fail a run, ``plotted`` is drawn only."""
+    """A bound with its standing: ``proved`` may fail a run, ``plotted`` is drawn only. Lower bounds are drawn only.
+
+    comparator  what the regret is measured against: "static", "switching", "dynamic" or "top_m"
+    """
 
     name: str
     status: Status
     source: str
     value: Callable[[Setting], float]
+    comparator: str = "static"
+    lower: bool = False
 
 
 BOUNDS: dict[str, Bound] = {
     bound.name: bound
     for bound in (
-        Bound("tracking_clip", "proved", "docs/maths.md theorem 1 A", tracking_clip),
-        Bound("tracking_share", "proved", "docs/maths.md theorem 1 B", tracking_share),
-        Bound("dynamic_clip", "proved", "docs/maths.md theorem 2 A", dynamic_clip),
-        Bound("dynamic_share", "proved", "docs/maths.md theorem 2 B", dynamic_share),
-        Bound("dynamic_restart", "proved", "docs/maths.md theorem 2 R", dynamic_restart),
-        Bound("exp3_static", "plotted", "Bubeck & Cesa-Bianchi 2012, theorem 3.1", exp3_static),
-        Bound("lower_static", "plotted", "Auer et al. 2002, theorem 5.1", lower_static),
-        Bound("lower_variation", "plotted", "docs/maths.md, lower bound by concatenation", lower_variation),
+        Bound("tracking_clip", "proved", "docs/maths.md theorem 1 A", tracking_clip, "switching"),
+        Bound("tracking_share", "proved", "docs/maths.md theorem 1 B", tracking_share, "switching"),
+        Bound("static_mix", "proved", "docs/maths.md theorem 1 C", static_mix),
+        Bound("dynamic_clip", "proved", "docs/maths.md theorem 2 A", dynamic_clip, "dynamic"),
+        Bound("dynamic_share", "proved", "docs/maths.md theorem 2 B", dynamic_share, "dynamic"),
+        Bound("dynamic_restart", "proved", "docs/maths.md theorem 2 R", dynamic_restart, "dynamic"),
+        Bound("top_clip", "proved", "docs/maths.md theorem 1 M", top_clip, "top_m"),
+        Bound("top_share", "proved", "docs/maths.md theorem 1 M", top_share, "top_m"),
+        Bound("mset", "proved", "docs/maths.md theorem 3", mset, "top_m"),
+        Bound("exp3_static", "proved", "Bubeck & Cesa-Bianchi 2012, theorem 3.1", exp3_static),
+        Bound("exp3_gain", "proved", "Auer et al. 2002, theorem 3.1", exp3_gain),
+        Bound("exp3_ix", "plotted", "Neu 2015, theorem 1", exp3_ix),
+        Bound("exp3_p", "proved", "Bubeck & Cesa-Bianchi 2012, equation 3.12", exp3_p),
+        Bound("exp3_s", "plotted", "Auer et al. 2002, theorem 8.1", exp3_s, "switching"),
+        Bound("rexp3", "proved", "docs/maths.md theorem 2 G", rexp3, "dynamic"),
+        Bound("tsallis_iw", "proved", "Zimmert & Seldin 2021, theorem 1", tsallis_iw),
+        Bound("tsallis_rv", "proved", "Zimmert & Seldin 2021, theorem 1", tsallis_rv),
+        Bound("tsallis_rv_gap", "proved", "Zimmert & Seldin 2021, theorem 1", tsallis_rv_gap),
+        Bound("exp3_m", "plotted", "Uchiya, Nakamura & Kudo 2010", exp3_m, "top_m"),
+        Bound("ucb1_gap", "plotted", "Auer, Cesa-Bianchi & Fischer 2002, theorem 1", ucb1_gap),
+        Bound("comb_ucb1", "plotted", "Kveton et al. 2015, theorem 6", comb_ucb1, "top_m"),
+        Bound("full_information", "plotted", "Cesa-Bianchi & Lugosi 2006, theorem 2.2", full_information),
+        Bound("lower_static", "plotted", "Auer et al. 2002, theorem 5.1", lower_static, lower=True),
+        Bound("lower_hard", "plotted", "Auer et al. 2002, proof of theorem 5.1", lower_hard, lower=True),
+        Bound("lower_switching", "plotted", "docs/maths.md, by concatenation", lower_switching, "switching", True),
+        Bound("lower_variation", "plotted", "docs/maths.md, by concatenation", lower_variation, "dynamic", True),
     )
 }
 
@@ -186,3 +428,51 @@ def mirror_slack(p, arm, expected, y, stepped, eta, floor):
             return -np.inf, 1.0
     slack = (1.0 - floor) * tightest + floor / k * everywhere + 0.5 * eta * eta * square - eta * linear
     return slack, scale
+
+
+@nb.njit
+def mix_slack(p, arm, expected, y, stepped, eta, floor):
+    """``mirror_slack`` of the weights q behind a mixture p = (1 - gamma) q + gamma / K, gamma = ``floor``.
+
+    stepped  f64[2K]: q after the step, then q before it, which must give p or the slack is -infinity.
+    """
+    k = p.size
+    for i in range(k):
+        if abs((1.0 - floor) * stepped[k + i] + floor / k - p[i]) > 1e-12:
+            return -np.inf, 1.0
+    return mirror_slack(stepped[k:], arm, expected, y, stepped[:k], eta, 0.0)
+
+
+@nb.njit
+def mset_slack(p, arm, expected, y, stepped, eta, floor):
+    """(slack, scale) of the one-step inequality over sets of m arms, x = m p, at the tightest comparator.
+
+    For every m-set A and u = (1 - gamma) 1_A + gamma m / K, a correct step satisfies, pathwise,
+        eta <x - u, lhat> <= D(u, x) - D(u, next) + (eta^2 / 2) sum_i x_i lhat_i^2.
+
+    stepped  f64[K], the next x; the other arguments are those of ``mirror_slack``
+    Source   docs/maths.md, theorem 3.
+    """
+    k, m = p.size, arm.size
+    estimate, step = np.zeros(k), np.empty(k)
+    for j in range(m):
+        estimate[arm[j]] += (1.0 - y[j]) / expected[j]
+    linear, square, everywhere, scale, total = 0.0, 0.0, 0.0, 1.0, 0.0
+    for i in range(k):
+        x = m * p[i]
+        linear += x * estimate[i]
+        square += x * estimate[i] * estimate[i]
+        if not 0.0 < stepped[i] <= 1.0 + 1e-12:
+            return -np.inf, 1.0
+        step[i] = eta * estimate[i] + np.log(stepped[i] / x)
+        everywhere += step[i]
+        total += stepped[i]
+        scale = max(scale, eta * estimate[i])
+    if abs(total - m) > 1e-9 * m:
+        return -np.inf, 1.0
+    step.sort()
+    tightest = 0.0
+    for i in range(m):
+        tightest += step[i]
+    slack = (1.0 - floor) * tightest + floor * m / k * everywhere + 0.5 * eta * eta * square - eta * linear
+    return slack, scale * m

@@ -1,8 +1,9 @@
 """OSMD: online stochastic mirror descent over arms in loss form, the algorithm whose regret bound curbench proves.
 
-p <- p exp(-eta l), l the importance-weighted loss estimate, then one of three ways to keep tracking:
+p <- p exp(-eta l), l the importance-weighted loss estimate, then one of four ways to keep exploring:
 clip     KL projection on {p_i >= floor / K};
 share    (1 - share) p + share / K;
+mix      draws follow (1 - mix) p + mix / K, the steps are taken on the unmixed p;
 restart  back to uniform every ``restart_every`` rounds.
 Bounds and their conditions: ``regret`` and docs/maths.md.
 """
@@ -15,19 +16,22 @@ from typing import Any, Literal, NamedTuple
 import numba as nb
 import numpy as np
 
-from curbench.curators.tabular import Design, MirrorStep, TabularCurator, Unit
-from curbench.mirror import copy_, exponentiated_step_, project_on_floor_, share_
+from curbench.curators.tabular import Design, MirrorStep, TabularCurator, Unit, unit_interval
+from curbench.mirror import copy_, exponentiated_step_, mix_, project_on_floor_, share_
+from curbench.regret import mix_slack
 from curbench.types import Array, Bank
 
-Method = Literal["clip", "share", "restart"]
+Method = Literal["clip", "share", "mix", "restart"]
 
 
 class OsmdCore(NamedTuple):
     p: Array  # what is drawn from
-    stepped: Array  # the normalised mirror step before sharing or restarting; what the certificate needs
+    weight: Array  # what the steps move: p itself, but for "mix"
+    stepped: Array  # the normalised mirror step before sharing or restarting, for "mix" also the weight before it
     eta: float
     floor: float  # of one arm: gamma / K
     share: float
+    mix: float
     restart_every: int  # 0: never
     low: float
     high: float
@@ -36,12 +40,17 @@ class OsmdCore(NamedTuple):
 @nb.njit
 def update_core(core, arm, expected, utility, step):
     """One mirror step on the loss 1 - y, y the utility mapped from [low, high] to [0, 1] and clipped."""
+    k = core.p.size
+    if core.mix > 0.0:
+        for i in range(k):
+            core.stepped[k + i] = core.weight[i]
     for j in range(utility.size):
-        y = (utility[j] - core.low) / (core.high - core.low)
-        loss = 1.0 - min(max(y, 0.0), 1.0)
-        exponentiated_step_(core.p, arm[j], loss / expected[j], core.eta)
-    project_on_floor_(core.p, core.floor)
-    copy_(core.stepped, core.p)
+        loss = 1.0 - unit_interval(utility[j], core.low, core.high)
+        exponentiated_step_(core.weight, arm[j], loss / expected[j], core.eta)
+    project_on_floor_(core.weight, core.floor)
+    copy_(core.stepped, core.weight)
+    if core.mix > 0.0:
+        mix_(core.p, core.weight, core.mix)
     if core.share > 0.0:
         share_(core.p, core.share)
     if core.restart_every > 0 and (step + 1) % core.restart_every == 0:
@@ -60,10 +69,11 @@ def effective_arms(arms: int, batch: int) -> float:
 class Osmd(TabularCurator):
     """Online stochastic mirror descent, tabular, loss form.
 
-    method         "clip", "share" or "restart"
+    method         "clip", "share", "mix" or "restart"
     eta            step size; default: tuned for the bound from K, batch, horizon (and ``segments`` or ``variation``)
     floor          gamma of "clip": every arm keeps at least gamma / K; default 1 / horizon
     share          alpha of "share"; default 1 / horizon
+    mix            gamma of "mix": the share of uniform draws; default 1 / horizon
     restart_every  rounds between restarts; default tuned for a variation budget of ``variation``
     segments       S, number of constant pieces of the comparator, if known; default 1
     variation      V, sum over rounds of the largest change of a mean, if known; default unknown (restart assumes 1)
@@ -83,6 +93,7 @@ class Osmd(TabularCurator):
         eta: float | None = None,
         floor: float | None = None,
         share: float | None = None,
+        mix: float | None = None,
         restart_every: int | None = None,
         segments: int = 1,
         variation: float | None = None,
@@ -94,7 +105,7 @@ class Osmd(TabularCurator):
     ) -> None:
         super().__init__(bank, unit=unit, design=design, **common)
         self.method = method
-        self._check(floor=floor, share=share, restart_every=restart_every, eta=eta, low=low, high=high)
+        self._check(floor=floor, share=share, mix=mix, restart_every=restart_every, eta=eta, low=low, high=high)
         if segments < 1:
             raise ValueError(f"segments must be at least 1; got {segments}")
         if variation is not None and variation <= 0:
@@ -103,6 +114,7 @@ class Osmd(TabularCurator):
         kappa = effective_arms(k, self.batch)
         floor = (1.0 / t if floor is None else floor) if method == "clip" else 0.0
         share = (1.0 / t if share is None else share) if method == "share" else 0.0
+        mix = (1.0 / t if mix is None else mix) if method == "mix" else 0.0
         if method == "restart":
             v = 1.0 if variation is None else variation
             tuned = ceil((kappa * log(max(k, 2)) / 2) ** (1 / 3) * (t / v) ** (2 / 3))
@@ -110,7 +122,7 @@ class Osmd(TabularCurator):
             default_eta = sqrt(2 * log(max(k, 2)) / (kappa * restart_every))
         else:
             restart_every = 0
-            mixing = floor if method == "clip" else share
+            mixing = floor + share + mix  # only one of them is used
             reach = log(k / mixing) if mixing > 0 else log(max(k, 2))
             if variation is None:
                 default_eta = sqrt(2 * (log(max(k, 2)) + (segments - 1) * reach) / (kappa * t))
@@ -119,24 +131,26 @@ class Osmd(TabularCurator):
         p = np.full(k, 1.0 / k)
         self.core = OsmdCore(
             p=p,
-            stepped=p.copy(),
+            weight=p.copy() if mix > 0.0 else p,
+            stepped=np.full(2 * k if mix > 0.0 else k, 1.0 / k),
             eta=float(default_eta if eta is None else eta),
             floor=float(floor / k),
             share=float(share),
+            mix=float(mix),
             restart_every=int(restart_every),
             low=float(low),
             high=float(high),
         )
 
-    def _check(self, *, floor, share, restart_every, eta, low, high) -> None:
-        given = {"floor": floor, "share": share, "restart_every": restart_every}
-        own = {"clip": "floor", "share": "share", "restart": "restart_every"}
+    def _check(self, *, floor, share, mix, restart_every, eta, low, high) -> None:
+        given = {"floor": floor, "share": share, "mix": mix, "restart_every": restart_every}
+        own = {"clip": "floor", "share": "share", "mix": "mix", "restart": "restart_every"}
         if self.method not in own:
             raise ValueError(f"method must be one of {', '.join(own)}; got {self.method!r}")
         for name, value in given.items():
             if value is not None and name != own[self.method]:
                 raise ValueError(f"{name} belongs to another method than {self.method!r}; leave it out")
-        for name, value in (("floor", floor), ("share", share)):
+        for name, value in (("floor", floor), ("share", share), ("mix", mix)):
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1]; got {value}")
         if restart_every is not None and restart_every < 1:
@@ -146,16 +160,26 @@ class Osmd(TabularCurator):
         if not low < high:
             raise ValueError(f"the utility range needs low < high; got [{low}, {high}]")
 
-    def bound(self, comparator: str) -> tuple[str, dict[str, Any]]:
+    def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
+        core, name = self.core, self._bound_name(comparator)
+        used = {"eta": core.eta, "floor": core.floor * core.p.size + core.mix, "share": core.share}
+        return None if name is None else (name, used | {"restart_every": core.restart_every})
+
+    def _bound_name(self, comparator: str) -> str | None:
+        if self.method == "mix":
+            return "static_mix" if comparator == "static" else None
+        if comparator == "top_m":
+            return None if self.method == "restart" else f"top_{self.method}"
         kind = "dynamic" if comparator == "dynamic" or self.method == "restart" else "tracking"
-        core = self.core
-        used = {"eta": core.eta, "floor": core.floor * core.p.size, "share": core.share}
-        return f"{kind}_{self.method}", used | {"restart_every": core.restart_every}
+        return f"{kind}_{self.method}"
 
     def mirror_step(self) -> MirrorStep:
+        core = self.core
+        if core.mix > 0.0:
+            return MirrorStep(core.eta, core.mix, core.stepped, mix_slack)
         if self.method == "clip":
-            return MirrorStep(self.core.eta, self.core.floor * self.core.p.size, self.core.p)
-        return MirrorStep(self.core.eta, 0.0, self.core.stepped)
+            return MirrorStep(core.eta, core.floor * core.p.size, core.p)
+        return MirrorStep(core.eta, 0.0, core.stepped)
 
     def metrics(self) -> dict[str, float]:
         return {**super().metrics(), "eta": self.core.eta}

@@ -60,7 +60,7 @@ def test_osmd_defaults_use_only_arms_batch_and_horizon():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "jump"}, "method must be one of clip, share, restart; got 'jump'"),
+        ({"method": "jump"}, "method must be one of clip, share, mix, restart; got 'jump'"),
         ({"eta": 0.0}, "eta must be positive"),
         ({"floor": 1.5}, r"floor must be in \[0, 1\]; got 1.5"),
         ({"method": "restart", "restart_every": 0}, "restart_every must be at least 1"),
