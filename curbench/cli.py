@@ -115,6 +115,36 @@ def sim(
 
 
 @app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="A file, or a shipped grid: small, standard.")],
+    out: Annotated[Path, typer.Option("--out", help="Where results are kept; what is there is not run again.")],
+    jobs: Annotated[int | None, typer.Option(help="Units side by side; default one per core.")] = None,
+    engine: Annotated[str, typer.Option(help="pool or ray.")] = "pool",
+    as_json: Json = False,
+) -> None:
+    """Simulate a grid of test-beds, curators and settings; exit 1 when a proved bound or a certificate fails."""
+    from curbench.console import bars, table
+    from curbench.sim.grid import HEAD, cells, failed, read_grid
+    from curbench.sweep import run_sweep
+
+    units = read_grid(grid)
+    try:
+        with bars() as bar:
+            progress = bar(f"{len(units)} units", len(units))
+            rows = run_sweep(units, out, jobs=jobs or os.cpu_count() or 1, engine=engine, progress=progress.advance)
+    except KeyboardInterrupt:
+        done = sum((out / unit.path).exists() for unit in units)
+        print(f"curbench: interrupted; {done} of {len(units)} units are kept, run it again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        for row in rows:
+            emit(row)
+    else:
+        print(table(HEAD, map(cells, rows)))
+    raise typer.Exit(1 if any(map(failed, rows)) else 0)
+
+
+@app.command()
 def bench(
     op: Annotated[str | None, typer.Argument(help="One op of: curbench list; default all.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Few and small shapes.")] = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
@@ -69,3 +69,20 @@ def bars() -> Iterator:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         yield lambda label, total: _RichBar(label, total, progress)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lines of aligned columns; those that hold only numbers to the right.
+
+    >>> print(table(("name", "n"), [("a", "10"), ("bc", "9")]))
+    name   n
+    a     10
+    bc     9
+    """
+    columns = list(zip(head, *rows, strict=True))
+    padded = []
+    for title, *cell in columns:
+        width = max(map(len, (title, *cell)))
+        numbers = all(text[:1].isdigit() or not text for text in cell)
+        padded.append([text.rjust(width) if numbers else text.ljust(width) for text in (title, *cell)])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))

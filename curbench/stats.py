@@ -57,3 +57,30 @@ def paired_difference(after: Array, before: Array, level: float = 0.95) -> Inter
     """
     difference = np.asarray(after, float) - np.asarray(before, float)
     return mean_interval(np.atleast_2d(difference).mean(axis=0), level)
+
+
+def log_slope(x: Array, y: Array, level: float = 0.95) -> Interval:
+    """The exponent b of y = a x^b: least squares of log y on log x, with Student's t interval from the residuals.
+
+    x, y     f64[n], positive, with at least two different x
+    Returns  b with n - 2 degrees of freedom: noise and departures from a power law both widen the interval, which is
+             infinite for two points
+    Raises   ValueError for other shapes, values that are not positive, or a single x.
+
+    >>> log_slope(np.array([1.0, 4.0, 16.0]), np.array([3.0, 6.0, 12.0])).mean
+    0.5
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if x.ndim != 1 or x.shape != y.shape or np.unique(x).size < 2:
+        raise ValueError(f"a slope needs as many y as x and at least two different x; got {x.shape} and {y.shape}")
+    if not ((x > 0).all() and (y > 0).all()):
+        raise ValueError("a slope on log axes needs positive values")
+    centred, value = np.log(x) - np.log(x).mean(), np.log(y) - np.log(y).mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ value) / spread
+    free = x.size - 2
+    if free == 0:
+        return Interval(slope, -np.inf, np.inf, 2)
+    residual = value - slope * centred
+    half = float(stdtrit(free, 0.5 + level / 2)) * (float(residual @ residual) / free / spread) ** 0.5
+    return Interval(slope, slope - half, slope + half, x.size)

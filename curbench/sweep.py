@@ -1,17 +1,19 @@
-"""Grids of training runs, one after the other or side by side in processes of their own."""
+"""Grids: of training runs, and of simulations; side by side in processes of their own, with the same bits."""
 
 from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
+from curbench.engine import each
+
 if TYPE_CHECKING:
     from curbench.loop import Spent
+    from curbench.sim.grid import Unit
     from curbench.train.run import TrainSpec
 
 Progress = Callable[["TrainSpec", "Spent"], None]
@@ -35,22 +37,18 @@ def run_grid(
         for spec in specs:
             yield train(spec, out, resume=resume, progress=partial(progress, spec))
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    with multiprocessing.get_context("spawn").Manager() as manager:
         queue = manager.Queue()
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            waiting = {pool.submit(_work, i, spec, out, resume, queue) for i, spec in enumerate(specs)}
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                _drain(queue, specs, progress)
-                for future in done:
-                    yield future.result()
+        task = partial(_train, specs=specs, out=out, resume=resume, queue=queue)
+        drain = partial(_drain, queue, specs, progress)
+        for _, row in each(task, range(len(specs)), jobs=jobs, tick=drain):
+            yield row
 
 
-def _work(index: int, spec: TrainSpec, out: Path, resume: bool, queue: Any) -> dict[str, Any]:
+def _train(index: int, specs: list[TrainSpec], out: Path, resume: bool, queue: Any) -> dict[str, Any]:
     from curbench.train.run import train
 
-    return train(spec, out, resume=resume, progress=lambda spent: queue.put((index, spent)))
+    return train(specs[index], out, resume=resume, progress=lambda spent: queue.put((index, spent)))
 
 
 def _drain(queue: Any, specs: list[TrainSpec], progress: Progress) -> None:
@@ -60,3 +58,27 @@ def _drain(queue: Any, specs: list[TrainSpec], progress: Progress) -> None:
         except Empty:
             return
         progress(specs[index], spent)
+
+
+def run_sweep(
+    units: list[Unit], out: Path, *, jobs: int, engine: str = "pool", progress: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
+    """Rows of all units, in their order; those that ``out`` already holds are read, not run.
+
+    progress  called for every unit that is there
+    Raises    ValueError for an unknown engine, or a file in ``out`` that is not what it should be.
+    """
+    from curbench.record import environment
+    from curbench.sim.grid import read_unit, run_unit
+
+    row = {}
+    for unit in units:
+        if (out / unit.path).exists():
+            row[unit.path] = read_unit(out / unit.path)["row"]
+            progress()
+    missing = [unit for unit in units if unit.path not in row]
+    task = partial(run_unit, out=out, environment=environment())
+    for unit, made in each(task, missing, jobs=jobs, engine=engine):
+        row[unit.path] = made
+        progress()
+    return [row[unit.path] for unit in units]

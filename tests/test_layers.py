@@ -16,7 +16,7 @@ LAYERS = [
     {"loop", "record", "config"},
     {"sim", "train", "integrations"},
     {"report", "bench", "doctor"},
-    {"sweep", "quickstart", "console"},
+    {"engine", "sweep", "quickstart", "console"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,108 @@
+"""Tasks side by side: on a pool of processes, or on Ray on this machine; the same results with either."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Engine = Callable[[Callable[[Item], Result], Sequence[Item], int, Callable[[], None]], Iterator[tuple[Item, Result]]]
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+TICK_S = 0.2
+DIED = "a worker process died, perhaps for want of memory; run it again with fewer --jobs: what had finished is kept"
+
+
+def each(
+    task: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    engine: str = "pool",
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Item, Result]]:
+    """Pairs (item, task(item)) as they finish, computed in ``jobs`` processes of one thread each.
+
+    task    a module's function, or a ``functools.partial`` of one
+    tick    called a few times per second while waiting
+    Raises  what a task raises, after stopping the others; ValueError for an unknown engine or jobs below 1; OSError if
+            a process dies. On Ctrl-C, which only this process sees, the workers are stopped where they are.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1; got {jobs}")
+    if items:
+        yield from ENGINES[engine](task, items, min(jobs, len(items)), tick)
+
+
+def _pool(task, items, jobs, tick):
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        with _for_children():
+            waiting = {pool.submit(task, item): item for item in items}
+        while waiting:
+            done, _ = wait(waiting, TICK_S, FIRST_COMPLETED)
+            tick()
+            for future in done:
+                yield waiting.pop(future), future.result()
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise OSError(DIED) from None
+        raise
+    pool.shutdown()
+
+
+def _ray(task, items, jobs, tick):
+    import ray
+
+    with _for_children():
+        ray.init("local", num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        call = ray.remote(max_retries=0)(_call)
+        waiting = {call.remote(task, item): item for item in items}
+        while waiting:
+            done, _ = ray.wait(list(waiting), timeout=TICK_S)
+            tick()
+            for one in done:
+                yield waiting.pop(one), ray.get(one)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.WorkerCrashedError:
+        raise OSError(DIED) from None
+    finally:
+        ray.shutdown()
+
+
+def _call(task: Callable[[Any], Any], item: Any) -> Any:
+    return task(item)
+
+
+ENGINES: dict[str, Engine] = {"pool": _pool, "ray": _ray}
+
+
+@contextmanager
+def _for_children() -> Iterator[None]:
+    """Processes started inside inherit one thread each, no usage statistics, and deafness to Ctrl-C."""
+    wanted = ONE_THREAD | {"RAY_USAGE_STATS_ENABLED": "0"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,311 @@
+"""A grid of simulations: read from YAML, expanded to units of work, each kept in a file named by what was asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import groupby, product
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from curbench.config import convert, parse_hyper, validate
+from curbench.curators import CURATORS, curator_class
+from curbench.record import write_atomic
+from curbench.sim.arms import ARMS, FIXED_ARMS, Arms, make_arms
+from curbench.sim.delay import Delay, parse_delay
+from curbench.sim.simulate import simulate
+from curbench.types import Array
+
+SHIPPED = Path(__file__).parent.parent / "data" / "grids"
+HARNESS_GIVES = frozenset({"arms", "horizon", "rng"})
+"""Arguments of a test-bed that are axes of every grid; the others are its parameters."""
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e5 as a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _entries(value: Any) -> Any:
+    """[(name, {parameter: [value, ...]}), ...] of a name, a mapping by name, or a list of either."""
+    entries = []
+    for one in _listed(value):
+        named = one.items() if isinstance(one, dict) else [(one, None)]
+        for name, given in named:
+            if not isinstance(name, str) or not isinstance(given or {}, dict):
+                raise ValueError("write NAME, or NAME: {PARAMETER: [VALUE, ...]}")
+            entries.append((name, {key: _listed(choice) for key, choice in (given or {}).items()}))
+    return entries
+
+
+def _delay(value: Any) -> int | str:
+    """The shortest way to write a delay, so that equal ones are one unit."""
+    late = parse_delay(value)
+    return late.rounds if late == Delay(late.rounds) else f"{late.rounds}:{late.jitter}:{late.loss:g}"
+
+
+Value = TypeVar("Value")
+Listed = Annotated[list[Value], Field(min_length=1), BeforeValidator(_listed)]
+Whole = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
+Late = Annotated[int | str, BeforeValidator(_delay)]
+Entries = Annotated[
+    list[tuple[str, dict[str, Annotated[list[Any], Field(min_length=1)]]]],
+    Field(min_length=1),
+    BeforeValidator(_entries),
+]
+
+
+class Axes(BaseModel):
+    """What is varied for every test-bed and curator; a single value need not be a list.
+
+    horizon        T, rounds
+    arms_count     K, for test-beds that leave it open; null is the test-bed's own
+    batch          m, draws per round
+    delay          rounds until feedback arrives, or "ROUNDS:JITTER:LOSS" in quotes: YAML reads 5:2 as a time
+    instance_seed  what is random about the test-bed itself
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    horizon: Listed[Whole] = [10_000]
+    arms_count: Listed[Whole | None] = [None]
+    batch: Listed[Whole] = [1]
+    delay: Listed[Late] = [0]
+    instance_seed: Listed[Count] = [0]
+
+
+class Grid(Axes):
+    """The product of test-beds, curators and axes.
+
+    arms      names, files of means or MODULE:FUNCTION, see ``make_arms``; each may bring parameters of the test-bed,
+              and axes of its own in place of those of the grid
+    curators  names; a name may bring hyper-parameters
+    seeds     independent runs of every unit
+    """
+
+    arms: Entries
+    curators: Entries
+    seeds: Whole = 100
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One simulation of a grid: everything that its numbers depend on."""
+
+    arms: str
+    parameter: dict[str, Any]
+    horizon: int
+    arms_count: int | None
+    batch: int
+    delay: int | str
+    instance_seed: int
+    curator: str
+    hyper: dict[str, Any]
+    seeds: int
+
+    @cached_property
+    def path(self) -> Path:
+        """Where it is kept: sweep/ARMS-CURATOR-hash.parquet, the hash over everything asked for, files included."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        if Path(self.arms).is_file():
+            digest.update(Path(self.arms).read_bytes())
+        name = re.sub(r"\W+", "_", Path(self.arms).stem)
+        return Path("sweep") / f"{name}-{self.curator}-{digest.hexdigest()[:12]}.parquet"
+
+    def make_arms(self) -> Arms:
+        """The test-bed."""
+        return make_arms(
+            self.arms,
+            horizon=self.horizon,
+            arms=self.arms_count,
+            instance_seed=self.instance_seed,
+            **self.parameter,
+        )
+
+
+def read_grid(path: Path) -> list[Unit]:
+    """The units of a YAML grid, or of a shipped one by name, in its order and without repetitions.
+
+    Raises ValueError, with the name of the file, for bad YAML, an unknown key, name or parameter, or a value out of
+    range: whatever can be known to be wrong without running anything.
+    """
+    shipped = {grid.stem: grid for grid in SHIPPED.glob("*.yaml")}
+    source = path if path.exists() else shipped.get(str(path))
+    if source is None:
+        raise ValueError(f"{path} does not exist; give a YAML file, or one of: {', '.join(sorted(shipped))}")
+    try:
+        content = yaml.safe_load(source.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"a grid is a mapping of {', '.join(Grid.model_fields)}")
+        units = expand(validate(Grid, content))
+        check(units)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return units
+
+
+def expand(grid: Grid) -> list[Unit]:
+    """The product of a grid, without repetitions.
+
+    >>> [u.batch for u in expand(Grid(arms="switching", curators=["uniform"], batch=[1, 8]))]
+    [1, 8]
+    """
+    unit: dict[Path, Unit] = {}
+    for name, given in grid.arms:
+        own = {key: value for key, value in given.items() if key in Axes.model_fields}
+        parameter = {key: value for key, value in given.items() if key not in own}
+        axis = {key: getattr(grid, key) for key in Axes.model_fields}
+        if name in FIXED_ARMS or Path(name).is_file():
+            axis["arms_count"] = [None]
+        axis |= {key: getattr(validate(Axes, own), key) for key in own}
+        for where in _choices(axis):
+            for setting in _choices(parameter):
+                if name in ARMS:
+                    setting = convert(ARMS[name], setting, reserved=HARNESS_GIVES)
+                for curator, hyper in _policies(grid):
+                    one = Unit(name, setting, curator=curator, hyper=hyper, seeds=grid.seeds, **where)
+                    unit.setdefault(one.path, one)
+    return list(unit.values())
+
+
+def _policies(grid: Grid) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, given in grid.curators:
+        if name not in CURATORS:
+            raise ValueError(f"unknown curator {name!r}; choose from {', '.join(CURATORS)}")
+        for hyper in _choices(given):
+            yield name, parse_hyper(curator_class(name), hyper)
+
+
+def _choices(axis: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for value in product(*axis.values()):
+        yield dict(zip(axis, value, strict=True))
+
+
+def check(units: list[Unit]) -> None:
+    """Raises ValueError for a test-bed or a curator that refuses its values; makes each test-bed once."""
+    for _, same in groupby(units, lambda unit: (unit.arms, unit.parameter, unit.horizon, unit.arms_count)):
+        made = list(same)
+        bank = made[0].make_arms().bank()
+        for one in made:
+            given = {"design": "iid"} | one.hyper
+            curator_class(one.curator)(bank, seed=0, batch=one.batch, horizon=one.horizon, **given)
+
+
+def run_unit(unit: Unit, out: Path, environment: dict[str, Any]) -> dict[str, Any]:
+    """Simulates a unit on one thread, keeps it under ``out`` and returns its row."""
+    result = simulate(
+        unit.make_arms(),
+        unit.curator,
+        seeds=unit.seeds,
+        batch=unit.batch,
+        hyper=unit.hyper,
+        delay=unit.delay,
+        threads=1,
+    )
+    own = {"unit": unit.path.stem, "parameter": unit.parameter, "instance_seed": unit.instance_seed}
+    row = result.row() | own | {"delay": unit.delay}
+    bound = None if result.bound_curve is None else result.bound_curve.tolist()
+    _write(out / unit.path, {"row": row, "environment": environment}, result.grid, result.curve, bound)
+    return row
+
+
+PLAIN = ("unit", "arms", "curator", "arms_count", "horizon", "batch", "seeds", "instance_seed")
+
+
+def _write(path: Path, content: dict[str, Any], grid: Array, curve: Array, bound: list[float] | None) -> None:
+    """One row per file and one schema for all, so that a folder reads as one table of plain columns and curves."""
+    row = content["row"]
+    column = {name: row[name] for name in PLAIN}
+    column |= {"delay": str(row["delay"]), "regret": row["regret"]["mean"], "bound": row["bound"]["value"]}
+    column |= {"round": grid.tolist(), "bound_curve": bound}
+    column |= dict(zip(("mean", "lo", "hi"), curve.T.tolist(), strict=True))
+    column |= {name: json.dumps(value, sort_keys=True) for name, value in content.items()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({name: pa.array([value], TYPE.get(name)) for name, value in column.items()}), sink)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+TYPE = {"bound": pa.float64(), "bound_curve": pa.list_(pa.float64())}
+"""Types of the columns that may be null, which Arrow could not tell from a single file."""
+
+
+def read_unit(path: Path) -> dict[str, Any]:
+    """What a unit left: row, round [n], curve [n, 3] as (mean, lo, hi), bound_curve [n] or None, environment.
+
+    Raises ValueError, with the name of the file, if it is no such file.
+    """
+    try:
+        (column,) = pq.read_table(path, partitioning=None).to_pylist()
+        content = {name: json.loads(column[name]) for name in ("row", "environment")}
+        curve = np.stack([column["mean"], column["lo"], column["hi"]], axis=1).tolist()
+        return content | {"round": column["round"], "curve": curve, "bound_curve": column["bound_curve"]}
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a result of curbench sweep ({error}); remove it and sweep again") from None
+
+
+HEAD = ("test-bed", "K", "T", "m", "delay", "curator", "regret", "interval", "bound", "bound/regret", "verdict")
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """One line of the table of a sweep, see ``HEAD``."""
+    regret, bound = row["regret"], row["bound"]["value"]
+    return (
+        label(row["arms"], row["parameter"]),
+        str(row["arms_count"]),
+        str(row["horizon"]),
+        str(row["batch"]),
+        str(row["delay"]),
+        label(row["curator"], row["hyper"]),
+        f"{regret['mean']:.1f}",
+        "" if regret["lo"] is None else f"[{regret['lo']:.1f}, {regret['hi']:.1f}]",
+        "" if bound is None else f"{bound:.1f}",
+        "" if bound is None or regret["mean"] <= 0 else f"{bound / regret['mean']:.2f}",
+        verdict(row),
+    )
+
+
+def label(name: str, setting: dict[str, Any]) -> str:
+    """A name with its settings.
+
+    >>> label("osmd", {"eta": 0.1}), label("osmd", {})
+    ('osmd eta=0.1', 'osmd')
+    """
+    return " ".join([name, *(f"{key}={value}" for key, value in setting.items())])
+
+
+def failed(row: dict[str, Any]) -> bool:
+    """True when a proved bound or a certificate is violated."""
+    return row["holds"] is False or row["certificate"]["holds"] is False
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """What became of the bound and the certificate."""
+    if failed(row):
+        return "CERTIFICATE VIOLATED" if row["certificate"]["holds"] is False else "VIOLATED"
+    if row["bound"]["value"] is None:
+        return "no theorem"
+    if row["bound"]["status"] != "proved":
+        return f"{row['bound']['status']}: not tested"
+    open_or_holds = "open: too few seeds" if row["holds"] is None else "holds"
+    return open_or_holds + (", vacuous" if row["bound"]["vacuous"] else "")
