@@ -49,10 +49,7 @@ def group_advantage(
     place = place_of(reward)
     advantage_options(ddof, eps, singleton)
     code = choice("estimator", estimator, ESTIMATORS)
-    if runs_reference(backend, place, threads):
-        options = {"estimator": estimator, "ddof": ddof, "eps": eps, "singleton": singleton, "success": success}
-        return through_numpy(place, reference.group_advantage, reward, group, **options)
-
+    on_reference = runs_reference(backend, place, threads)
     dtype = place.dtype(owned(place, "reward", reward, 1))
     require(dtype in ("float32", "float64"), f"reward must be float32 or float64; got {dtype}")
     reward = place.contiguous(reward, dtype)
@@ -60,6 +57,9 @@ def group_advantage(
     offset, size, count = groups(place, group, slots)
     if success is not None:
         success = vector(place, "success", success, "uint8", slots)
+    if on_reference:
+        options = {"estimator": estimator, "ddof": ddof, "eps": eps, "singleton": singleton, "success": success}
+        return through_numpy(place, reference.group_advantage, reward, size if offset is None else offset, **options)
 
     result = GroupAdvantage(
         advantage=place.empty(slots, dtype),

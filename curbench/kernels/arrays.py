@@ -40,11 +40,15 @@ class Numpy:
     def dtype(self, array: Any) -> str:
         return DTYPE_NAMES.get(array.dtype) or str(array.dtype)
 
+    def aligned(self, array: Any) -> bool:  # not so: fields of packed records, whose strides are no whole entries
+        return array.flags.aligned
+
     def strides(self, array: Any) -> tuple[int, ...]:
         return tuple(s // array.itemsize for s in array.strides)
 
     def contiguous(self, array: Any, dtype: str) -> Any:
-        return np.ascontiguousarray(array, dtype)
+        result = np.ascontiguousarray(array, dtype)
+        return result if result.flags.aligned else result.copy()
 
     def empty(self, n: int, dtype: str) -> Any:
         return np.empty(n, dtype)
@@ -86,6 +90,9 @@ class Torch:
 
     def dtype(self, array: Any) -> str:
         return str(array.dtype).removeprefix("torch.")
+
+    def aligned(self, array: Any) -> bool:
+        return True
 
     def strides(self, array: Any) -> tuple[int, ...]:
         return array.stride()
@@ -130,7 +137,10 @@ def place_of(value: Any) -> Place:
 
 
 def runs_reference(backend: str, place: Place, threads: int) -> bool:
-    """True for "reference". Raises if the back-end is absent (RuntimeError) or does not take arrays from there."""
+    """True for "reference". Raises if the back-end is absent (RuntimeError) or does not take arrays from there.
+
+    The arrays of a call are then checked and converted alike for every back-end.
+    """
     require(backend in BACKENDS, f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
     require(threads >= 1, f"threads must be at least 1; got {threads!r}")
     if backend == "reference":
@@ -163,11 +173,11 @@ def owned(place: Place, name: str, value: Any, ndim: int) -> Any:
 
 
 def vector(place: Place, name: str, value: Any, dtype: str, length: int | None = None) -> Any:
-    """``value`` as a contiguous vector of ``dtype``; a copy only if it is not one already."""
+    """``value`` as a contiguous vector of ``dtype``; a copy only if it is not one already. Empty ones fit any dtype."""
     array = owned(place, name, value, 1)
     allowed = WIDENS[dtype]
     got = place.dtype(array)
-    require(got in allowed, f"{name} must have one of the dtypes {', '.join(allowed)}; got {got}")
+    require(got in allowed or len(array) == 0, f"{name} must have one of the dtypes {', '.join(allowed)}; got {got}")
     require(length is None or len(array) == length, f"{name} must have {length} entries; got {len(array)}")
     if got == "bool":  # already bytes of 0 and 1
         dtype = got
@@ -182,6 +192,11 @@ def matrix(
     got = place.dtype(array)
     require(got in dtypes, f"{name} must be {' or '.join(dtypes)}; got {got}")
     require(shape is None or tuple(array.shape) == shape, f"{name} must have shape {shape}; got {tuple(array.shape)}")
+    if 0 in array.shape:  # then strides mean nothing
+        return array, 0
+    require(
+        place.aligned(array), f"{name} must have aligned rows, unlike packed records: copy it once, where it is made"
+    )
     row, column = place.strides(array)
     require(
         (column == 1 or array.shape[1] <= 1) and row >= 0,

@@ -53,11 +53,7 @@ def score_bank(
     """
     place = place_of(feature)
     random_options(seed, step)
-    if runs_reference(backend, place, threads):
-        options = {"count": count, "bias": bias, "temperature": temperature, "candidate": candidate}
-        options |= {"design": design, "floor": floor, "seed": seed, "step": step}
-        return through_numpy(place, reference.score_bank, feature, weight, **options)
-
+    on_reference = runs_reference(backend, place, threads)
     feature, stride = matrix(place, "feature", feature, ("float32",))
     problems, features = feature.shape
     weight = vector(place, "weight", weight, "float64", features)
@@ -65,6 +61,10 @@ def score_bank(
         candidate = vector(place, "candidate", candidate, "int64")
     rows = problems if candidate is None else len(candidate)
     bank_options(rows, count, bias, temperature, design, floor)
+    if on_reference:
+        options = {"count": count, "bias": bias, "temperature": temperature, "candidate": candidate}
+        options |= {"design": design, "floor": floor, "seed": seed, "step": step}
+        return through_numpy(place, reference.score_bank, feature, weight, **options)
 
     score = place.empty(rows, "float32")
     problem = place.empty(count, "int64")

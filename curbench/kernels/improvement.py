@@ -40,7 +40,8 @@ def policy_improvement(
     mask        bool[R, L] or uint8[R, L], which tokens count; or
     length      i64[R], how many leading tokens count. Exactly one of the two; what they leave out may be NaN
     ratio       of a row, with rho_t = exp(new_t - old_t): "sequence_mean": exp(mean log rho_t); "sequence":
-                exp(sum log rho_t); "token_mean": mean rho_t. A row without tokens has ratio 1
+                exp(sum log rho_t); "token_mean": mean rho_t, with rho_t = inf where log rho_t > 88, the end of
+                float32. A row without tokens has ratio 1
     ratio_clip  upper bound of a row's ratio, at least 1, or None
     check       as for ``group_advantage``
     Returns     PolicyImprovement: utility f64[B], ratio f64[R], tokens i64[R]
@@ -55,11 +56,7 @@ def policy_improvement(
     place = place_of(new_logprob)
     improvement_options(mask, length, ratio_clip)
     code = choice("ratio", ratio, RATIOS)
-    if runs_reference(backend, place, threads):
-        options = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip}
-        arguments = (new_logprob, old_logprob, advantage, group)
-        return through_numpy(place, reference.policy_improvement, *arguments, **options)
-
+    on_reference = runs_reference(backend, place, threads)
     fresh, new_stride = matrix(place, "new_logprob", new_logprob, ("float32",))
     slots, tokens = fresh.shape
     old, old_stride = matrix(place, "old_logprob", old_logprob, ("float32",), (slots, tokens))
@@ -70,6 +67,10 @@ def policy_improvement(
         length = vector(place, "length", length, "int64", slots)
     advantage = vector(place, "advantage", advantage, "float64", slots)
     offset, size, count = groups(place, group, slots)
+    if on_reference:
+        options = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip}
+        arguments = (fresh, old, advantage, size if offset is None else offset)
+        return through_numpy(place, reference.policy_improvement, *arguments, **options)
 
     result = PolicyImprovement(
         utility=place.empty(count, "float64"),

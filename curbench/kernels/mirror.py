@@ -36,13 +36,14 @@ def mirror_step(
     """
     place = place_of(probability)
     mirror_options(eta, floor, share)
-    if runs_reference(backend, place, threads):
-        options = {"loss": loss, "eta": eta, "floor": floor, "share": share}
-        return through_numpy(place, reference.mirror_step, probability, arm, **options)
-
+    on_reference = runs_reference(backend, place, threads)
     probability = vector(place, "probability", probability, "float64")
     arm = vector(place, "arm", arm, "int64")
     loss = vector(place, "loss", loss, "float64", len(arm))
+    if on_reference:
+        options = {"loss": loss, "eta": eta, "floor": floor, "share": share}
+        return through_numpy(place, reference.mirror_step, probability, arm, **options)
+
     arms = len(probability)
     out = place.full(arms, 0.0, "float64")
     workspace = place.empty(load().mirror_step_workspace(arms), "float64")

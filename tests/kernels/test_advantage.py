@@ -124,6 +124,7 @@ def test_errors_name_the_rule_and_the_value(backend, reward, group, options, mes
         group_advantage(np.array(reward), group, backend=backend, **options)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -134,14 +135,21 @@ def test_errors_name_the_rule_and_the_value(backend, reward, group, options, mes
         ({"group": torch.tensor([0, 2])}, "group must live where the first argument does, numpy"),
         ({"group": np.array([0.0, 2.0])}, "group must have one of the dtypes int64"),
         ({"group": np.array([], np.int64)}, "group offsets must have"),
+        ({"reward": torch.tensor([0, 1])}, "reward must be float32 or float64; got int64"),
+        ({"reward": np.array([0.0, 1.0], np.float16)}, "reward must be float32 or float64; got float16"),
         ({"threads": 0}, "threads must be at least 1; got 0"),
-        ({"threads": 50_000}, r"threads must be in \[1, 1024\]; got 50000"),
-        ({"backend": "gpu"}, "backend must be one of auto, reference, cpu, cuda; got 'gpu'"),
     ],
 )
-def test_arguments_are_checked_at_the_door(arguments, message):
+def test_arguments_are_checked_at_the_door(backend, arguments, message):
     with pytest.raises(ValueError, match=message):
-        group_advantage(**{"reward": np.array([0.0, 1.0]), "group": 2} | arguments)
+        group_advantage(**{"reward": np.array([0.0, 1.0]), "group": 2, "backend": backend} | arguments)
+
+
+def test_a_place_to_run_is_checked_at_the_door():
+    with pytest.raises(ValueError, match="backend must be one of auto, reference, cpu, cuda; got 'gpu'"):
+        group_advantage([0.0, 1.0], 2, backend="gpu")
+    with pytest.raises(ValueError, match=r"threads must be in \[1, 1024\]; got 50000"):
+        group_advantage([0.0, 1.0], 2, threads=50_000)
 
 
 def test_unchecked_rewards_pass_through():
@@ -174,6 +182,13 @@ def test_strided_and_converted_vectors_are_accepted():
     )
     tensor = torch.from_numpy(reward).requires_grad_()
     assert not group_advantage(tensor, 20).advantage.requires_grad
+
+
+def test_fields_of_packed_records_are_read_as_they_are():
+    record = np.zeros(6, [("flag", np.uint8), ("reward", np.float32)])
+    record["reward"] = np.arange(6)
+    np.testing.assert_array_equal(group_advantage(record["reward"], 3).mean, [1.0, 4.0])
+    np.testing.assert_array_equal(group_advantage(record["reward"][:1], 1).mean, [0.0])
 
 
 def test_an_absent_back_end_says_why():

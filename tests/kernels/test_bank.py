@@ -215,11 +215,34 @@ def test_errors_name_the_rule_and_the_value(backend, change, message):
         score_bank(**arguments | change, backend=backend)
 
 
-def test_a_feature_matrix_is_never_copied_silently():
-    feature = np.zeros((4, 6), np.float32)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_feature_matrix_is_never_copied_silently(backend):
+    feature, options = np.zeros((4, 6), np.float32), {"count": 1, "seed": 0, "backend": backend}
     with pytest.raises(ValueError, match="feature must have contiguous rows; got strides"):
-        score_bank(feature[:, ::2], [1.0, 1.0, 1.0], count=1, seed=0)
+        score_bank(feature[:, ::2], [1.0, 1.0, 1.0], **options)
     with pytest.raises(ValueError, match="feature must be float32; got float64"):
-        score_bank(feature.astype(float), np.ones(6), count=1, seed=0)
+        score_bank(feature.astype(float), np.ones(6), **options)
     with pytest.raises(ValueError, match="weight must have 6 entries; got 1"):
-        score_bank(feature, [1.0], count=1, seed=0)
+        score_bank(feature, [1.0], **options)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_field_of_packed_records_is_not_a_feature_matrix(backend):
+    for head in (np.uint8, np.uint16):
+        record = np.zeros(4, [("head", head), ("feature", np.float32, 2)])
+        with pytest.raises(ValueError, match="feature must have aligned rows, unlike packed records: copy it once"):
+            score_bank(record["feature"], [1.0, 1.0], count=1, seed=0, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_bank_without_problems_has_nothing_to_draw(backend):
+    with pytest.raises(ValueError, match="a bank needs at least one candidate to draw from"):
+        score_bank(np.zeros((0, 3), np.float32), np.ones(3), count=1, seed=0, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_weight_in_half_precision_is_widened(backend):
+    feature, weight = torch.randn(9, 4), torch.randn(4).bfloat16()
+    expected = score_bank(feature, weight.double(), count=5, seed=0, backend=backend)
+    draw = score_bank(feature, weight, count=5, seed=0, backend=backend)
+    assert torch.equal(draw.problem, expected.problem)

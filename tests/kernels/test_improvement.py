@@ -88,6 +88,13 @@ def test_a_ratio_is_clipped_from_above():
     np.testing.assert_allclose(result.ratio, [10.0, np.exp(-50.0)])
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_token_mean_is_clipped_where_float32_overflows(backend):
+    new = np.array([[88.5], [0.0]], np.float32)
+    options = {"length": [1, 1], "ratio": "token_mean", "ratio_clip": 10.0, "backend": backend}
+    np.testing.assert_array_equal(policy_improvement(new, 0 * new, [1.0, 1.0], 2, **options).ratio, [10.0, 1.0])
+
+
 def test_a_utility_survives_ratios_within_1e_12_of_one():
     # mean(ratio * A) would lose 4 of its 5 digits to the 1s.
     new = np.array([[1e-12], [-1e-12]], np.float32)
@@ -155,6 +162,7 @@ def test_errors_name_the_rule_and_the_value(backend, change, message):
         policy_improvement(**arguments | change, backend=backend)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -162,11 +170,21 @@ def test_errors_name_the_rule_and_the_value(backend, change, message):
         ({"old_logprob": np.zeros((2, 3))}, "old_logprob must be float32; got float64"),
         ({"old_logprob": np.zeros((3, 2), np.float32).T}, "old_logprob must have contiguous rows"),
         ({"advantage": [1.0]}, "advantage must have 2 entries; got 1"),
+        ({"length": [3]}, "length must have 2 entries; got 1"),
         ({"mask": np.ones((2, 3)), "length": None}, "mask must be bool or uint8; got float64"),
     ],
 )
-def test_arguments_are_checked_at_the_door(change, message):
+def test_arguments_are_checked_at_the_door(backend, change, message):
     rows = np.zeros((2, 3), np.float32)
     arguments = {"new_logprob": rows, "old_logprob": rows, "advantage": [1.0, 2.0], "group": 2, "length": [3, 3]}
     with pytest.raises(ValueError, match=message):
-        policy_improvement(**arguments | change)
+        policy_improvement(**arguments | change, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_no_rollouts_have_no_utility(backend):
+    for tokens in (0, 3):
+        nothing = np.zeros((0, tokens), np.float32)
+        for tail in ({"mask": nothing != 0}, {"length": []}):
+            result = policy_improvement(nothing, nothing, [], 4, **tail, backend=backend)
+            assert [field.shape for field in result] == [(0,), (0,), (0,)]
