@@ -14,14 +14,20 @@ import numpy as np
 
 from curbench.curators.base import Curator
 from curbench.regret import mirror_slack
-from curbench.sampling import expected_count_, select_iid_, select_systematic_, systematic_fits
+from curbench.sampling import (
+    expected_count_,
+    iid_arm_,
+    problem_with_replacement_,
+    select_systematic_,
+    systematic_fits,
+)
 from curbench.types import Array, Bank, Feedback, Selection
 
 Design = Literal["auto", "iid", "systematic"]
 Unit = Literal["stratum", "problem"]
 
 
-@nb.njit
+@nb.njit(error_model="numpy")
 def unit_interval(utility, low, high):
     """The utility mapped from [low, high] to [0, 1]; what lies outside is clipped.
 
@@ -29,6 +35,19 @@ def unit_interval(utility, low, high):
     (0.75, 1.0)
     """
     return min(max((utility - low) / (high - low), 0.0), 1.0)
+
+
+@nb.njit
+def draw_from_table(core, arm, q, seed, step):
+    """Fills arm i64[m] with iid draws from ``core.p`` and q f64[m] with their probabilities."""
+    iid_arm_(arm, core.p, seed, step)
+    for j in range(arm.size):
+        q[j] = core.p[arm[j]]
+
+
+@nb.njit
+def nothing_to_fill(core):
+    """The table is always up to date."""
 
 
 class MirrorStep(NamedTuple):
@@ -73,11 +92,17 @@ class TabularCurator(Curator):
     design  "systematic" (no duplicates), "iid", or "auto": systematic while no cap binds, else iid
 
     Subclasses set ``core`` (a named tuple of arrays and numbers whose field ``p`` is what is drawn from) and
-    ``update_core(core, arm, expected, utility, step)``, which must leave ``core.p`` positive and summing to 1.
+    ``update_core(core, arm, expected, utility, step)``, which must leave ``core.p`` summing to 1.
+
+    A curator whose rounds must not cost O(K) keeps another structure beside ``p``, draws from it in ``draw_core`` and
+    writes ``p`` out in ``fill_core``, which is called wherever p is looked at: after every update here, and in the
+    compiled driver only for regret and certificate.
     """
 
     core: Any
     update_core: ClassVar[Callable[..., None]]
+    draw_core: ClassVar[Callable[..., None]] = staticmethod(draw_from_table)
+    fill_core: ClassVar[Callable[..., None]] = staticmethod(nothing_to_fill)
     explores: ClassVar[bool] = True
     """Whether every arm keeps a positive probability; index policies, which play the best index, do not."""
 
@@ -104,9 +129,13 @@ class TabularCurator(Curator):
 
     def select(self, batch: int) -> Selection:
         iid = self._draws_iid(batch)
-        draw = select_iid_ if iid else select_systematic_
         problem, propensity = np.empty(batch, np.int64), np.empty(batch)
-        draw(problem, propensity, self.core.p, *self.arms[:3], self.seed, self.step)
+        if iid:
+            type(self).draw_core(self.core, problem, propensity, self.seed, self.step)
+            propensity /= self.arms.size[problem]
+            problem_with_replacement_(problem, *self.arms[:3], self.seed, self.step)
+        else:
+            select_systematic_(problem, propensity, self.core.p, *self.arms[:3], self.seed, self.step)
         selection = Selection(
             ticket=self.step,
             step=self.step,
@@ -127,6 +156,7 @@ class TabularCurator(Curator):
         selection = feedback.selection
         arm, expected = self.expected_count(selection)
         type(self).update_core(self.core, arm, expected, feedback.utility, selection.step)
+        type(self).fill_core(self.core)
 
     def expected_count(self, selection: Selection) -> tuple[Array, Array]:
         """(arm i64[B], expected f64[B]) of the slots of a selection, see ``sampling.expected_count_``."""

@@ -14,7 +14,7 @@ from curbench import loop, signals
 from curbench.curators.base import Curator
 from curbench.curators.tabular import MirrorStep, TabularCurator
 from curbench.mirror import copy_
-from curbench.sampling import capped_expectation, iid_arm_, systematic_arm_, systematic_fits
+from curbench.sampling import capped_expectation, systematic_arm_, systematic_fits
 from curbench.sim.actor import BanditActor, advance_rested_, noise_terms
 from curbench.sim.arms import Arms
 from curbench.sim.delay import NO_DELAY, Delay, Delayed, Proxy, arrival
@@ -43,11 +43,27 @@ def largest(value):
 
 
 @nb.njit(nogil=True)
-def drive(update_core, slack_core, core, stepped, world, horizon, batch, iid, seeds, check, delay, grid, trace):
+def drive(
+    draw_core,
+    update_core,
+    fill_core,
+    slack_core,
+    core,
+    stepped,
+    world,
+    horizon,
+    batch,
+    iid,
+    seeds,
+    check,
+    delay,
+    grid,
+    trace,
+):
     """Runs one seed: draw, reward, update; with a grid also regret and certificate.
 
-    update_core, core  the curator's compiled update and its arrays, changed in place
-    slack_core         the one-step inequality of its certificate
+    draw, update, fill, slack  compiled verbs of the curator, and the one-step inequality of its certificate
+    core               the curator's arrays, changed in place
     stepped            f64[K], where the curator leaves its step before sharing or restarting
     world              (start, mean, rested, noise kind, noise scale, shared noise) of the test-bed
     seeds              (curator seed, reward seed)
@@ -74,9 +90,9 @@ def drive(update_core, slack_core, core, stepped, world, horizon, batch, iid, se
             segment += 1
             mu = mean[segment]  # a view: making one costs as much as a draw
         if iid:
-            iid_arm_(arm, core.p, seeds[0], t)
+            draw_core(core, arm, expected, seeds[0], t)
             for j in range(batch):
-                expected[j] = core.p[arm[j]] * batch
+                expected[j] *= batch
         else:
             inclusion = capped_expectation(core.p, one, batch)
             systematic_arm_(arm, inclusion, seeds[0], t)
@@ -108,6 +124,8 @@ def drive(update_core, slack_core, core, stepped, world, horizon, batch, iid, se
             if checking:
                 copy_(before, core.p)
             update_core(core, arm, expected, y, t - age)
+            if recording or not iid:
+                fill_core(core)
             if checking:
                 gap, relative_to = slack_core(before, arm, expected, y, stepped, check[1], check[2])
                 slack = min(slack, gap / relative_to)
@@ -174,8 +192,11 @@ def _drive(
     curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Array, trace: Array, delay: Delay
 ) -> tuple[float, int]:
     check, step = certificate(curator)
+    cls = type(curator)
     return drive(
-        type(curator).update_core,
+        cls.draw_core,
+        cls.update_core,
+        cls.fill_core,
         step.slack,
         curator.core,
         step.stepped,
