@@ -23,7 +23,8 @@ from curbench.loop import Budget
 from curbench.mirror import project_on_floor_
 from curbench.philox import spawn_seeds
 from curbench.signals import SIGNALS, Signal
-from curbench.sim.learner import LearnerActor, Recipe, follow, make_learner
+from curbench.sim.learner import LearnerActor, Recipe, make_learner
+from curbench.sim.simulate_learner import follow
 from curbench.types import Array, Bank, GroupStats, Reward, Rollouts, UpdateReport
 
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -36,7 +37,12 @@ TRANSFERS = (0.3, 0.0, -0.3)
 
 ALIGNMENT: dict[str, Recipe] = {
     f"{scenario}{transfer:+.1f}": Recipe(
-        f"{scenario} strata, transfer {transfer:+.1f}", problems=500, transfer=transfer, **changes
+        f"{scenario} strata, transfer {transfer:+.1f}",
+        problems=500,
+        scatter=0.5,
+        transfer=transfer,
+        learning_rate=0.12,
+        **changes,
     )
     for transfer in TRANSFERS
     for scenario, changes in SCENARIOS.items()
@@ -147,6 +153,5 @@ def alignment_competence(
         actor = LearnerActor(learner, actor_seed)
         common = {"bank": bank, "seed": curator_seed, "batch": batch, "horizon": steps, "group": group}
         curator, signal = RULES[rule](actor, common)
-        watch, _ = follow(curator, actor, signal=signal, budget=Budget(steps=steps))
-        final.append(watch.competence[-1])
+        final.append(follow(curator, actor, signal=signal, budget=Budget(steps=steps)).competence[-1])
     return np.array(final)

@@ -168,6 +168,20 @@ def simulate_candidates(
     )
 
 
+def describe(row: dict[str, Any]) -> str:
+    """One line for people."""
+    verdict = {True: "holds", False: "VIOLATED", None: "open"}
+    regret, bound, certificate = row["regret"], row["bound"], row["certificate"]
+    interval = "" if regret["lo"] is None else f" [{regret['lo']:.1f}, {regret['hi']:.1f}]"
+    vacuous = ", vacuous" if bound["vacuous"] else ""
+    return (
+        f"{row['arms']}/{row['curator']}  {row['candidates']} of {row['arms_count']} arms awake  "
+        f"sleeping regret {regret['mean']:.1f}{interval} over {row['awake']:.0f} rounds ({row['seeds']} seeds)  "
+        f"bound {bound['value']:.1f} {verdict[row['holds']]}{vacuous}  "
+        f"certificate {verdict[certificate['holds']]} (min slack {certificate['min_slack']:.1e})"
+    )
+
+
 def _follow(curator: OsmdCandidates, actor: BanditActor, horizon: int) -> tuple[Array, float, int]:
     """(sleeping regret f64[K], smallest slack, rounds in which a cap bound) of one seed."""
     regret, slack, capped = np.zeros(actor.arms.count), inf, 0

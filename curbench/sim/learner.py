@@ -12,9 +12,8 @@ Settings, results and what a simulated learner cannot say: docs/learner.md.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, comb
+from math import comb
 from typing import Any, NamedTuple
 
 import numba as nb
@@ -22,13 +21,9 @@ import numpy as np
 from scipy.special import expit
 
 from curbench.advantage import ESTIMATORS
-from curbench.curators import curator_class, split_admission
-from curbench.curators.base import Curator
-from curbench.loop import Budget, Spent, State, StepResult, run
-from curbench.philox import REWARD, VERDICT, spawn_seeds, uniform
-from curbench.signals import SIGNALS, Signal
-from curbench.stats import Interval, mean_interval
-from curbench.types import Array, Bank, Evaluation, Feedback, Reward, Rollouts, Selection, UpdateReport
+from curbench.loop import State
+from curbench.philox import REWARD, VERDICT, uniform
+from curbench.types import Array, Bank, Evaluation, Reward, Rollouts, Selection, UpdateReport
 
 
 class Problems(NamedTuple):
@@ -89,9 +84,6 @@ class Recipe:
     longest: int = 1
     learning_rate: float = 0.25
 
-
-GREEDY = "greedy"
-"""The name under which ``simulate_learner`` runs the oracle."""
 
 STRATA, SKILLS, HELD_OUT = 8, 4, 64
 """Strata of every setting; skills of each stratum; held-out problems of each honest stratum."""
@@ -338,238 +330,3 @@ class LearnerActor:
         self.policy_step = int(state["policy_step"])
         self.skill = state["skill"].copy()
         self.visit[:] = state["visit"]
-
-
-class GreedyOracle(Curator):
-    """Selects the B problems of largest ``value``: what a curator could do at best that looks one step ahead.
-
-    It looks inside the actor, so it exists in the simulator only. One step ahead is not far: it need not end best.
-    """
-
-    def __init__(self, bank: Bank, *, actor: LearnerActor, estimator: str = "grpo", **common: Any) -> None:
-        super().__init__(bank, **common)
-        self.actor, self.estimator = actor, estimator
-
-    def select(self, batch: int) -> Selection:
-        best = np.argsort(-self.actor.value(self.group, self.estimator), kind="stable")[:batch]
-        self.step += 1
-        return Selection(self.step - 1, self.step - 1, best, np.ones(batch), np.full(batch, self.group), "fixed")
-
-    def update(self, feedback: Feedback) -> None:
-        """Nothing: it knows."""
-
-
-class Watch:
-    """A recorder (``loop.Recorder``) that follows what only the simulator can see, after every step.
-
-    competence, tokens  of every step, the start included
-    regret              sum over steps of max_x value(x) - mean over slots of value(x), at the skill before the step
-    wasted              rollouts in degenerate groups
-    """
-
-    def __init__(self, actor: LearnerActor, group: int, estimator: str) -> None:
-        self.actor, self.group, self.estimator = actor, group, estimator
-        self.competence, self.tokens = [actor.competence], [0]
-        self.regret, self.wasted = 0.0, 0
-        self.value = actor.value(group, estimator)
-
-    def step(self, result: StepResult, spent: Spent, metrics: dict[str, float]) -> None:
-        stats = result.feedback.stats
-        self.regret += float(self.value.max() - self.value[result.selection.problem].mean())
-        self.wasted += int(stats.n[stats.degenerate].sum())
-        self.competence.append(self.actor.competence)
-        self.tokens.append(spent.tokens)
-        self.value = self.actor.value(self.group, self.estimator)
-
-    def evaluation(self, evaluation: Evaluation, spent: Spent) -> None:
-        """Nothing: competence is exact and costs no tokens."""
-
-    def checkpoint(self, state: State, spent: Spent) -> None:
-        """Nothing is kept."""
-
-
-@dataclass(frozen=True)
-class LearnerSimulation:
-    """Results of one curator on one learner, over seeds.
-
-    start, competence  held-out competence before and after
-    area               mean competence over the tokens of a run: who is early
-    target             competence that counts as arrived; reached: seeds that did; tokens_to_target: their median over
-                       all seeds, None if fewer than half arrived
-    regret             against the greedy improvement oracle along the run's own path, in units of competence: the sum
-                       over steps of what spending the step on the most valuable problem would have added, to first
-                       order, less what the selection adds. Not policy regret: another path has other oracles
-    wasted             share of rollouts in degenerate groups
-    spent              steps, rollouts and tokens of the first seed
-    curve              f64[steps + 1, 4], mean tokens and (mean, lo, hi) of competence after each step; the shortest
-                       run's length
-    """
-
-    learner: Learner
-    curator: str
-    signal: str
-    hyper: dict[str, Any]
-    resolved: dict[str, Any]
-    seeds: int
-    batch: int
-    group: int
-    estimator: str
-    start: float
-    competence: Interval
-    area: Interval
-    target: float
-    reached: int
-    tokens_to_target: float | None
-    regret: Interval
-    wasted: Interval
-    spent: Spent
-    curve: Array
-
-    def row(self) -> dict[str, Any]:
-        """The machine-readable result: JSON scalars only."""
-        return {
-            "learner": self.learner.name,
-            "curator": self.curator,
-            "signal": self.signal,
-            "seeds": self.seeds,
-            "batch": self.batch,
-            "group": self.group,
-            "estimator": self.estimator,
-            "hyper": self.hyper,
-            "resolved": self.resolved,
-            "start": self.start,
-            "competence": _interval(self.competence),
-            "area": _interval(self.area),
-            "target": self.target,
-            "reached": self.reached,
-            "tokens_to_target": self.tokens_to_target,
-            "regret": _interval(self.regret),
-            "wasted": _interval(self.wasted),
-            **{name: getattr(self.spent, name) for name in ("steps", "rollouts", "tokens")},
-        }
-
-
-def _interval(value: Interval) -> dict[str, float | None]:
-    finite = np.isfinite(value.lo)
-    return {"mean": value.mean, "lo": value.lo if finite else None, "hi": value.hi if finite else None}
-
-
-def follow(
-    curator: Curator, actor: LearnerActor, *, signal: Signal, budget: Budget, estimator: str = "grpo"
-) -> tuple[Watch, Spent]:
-    """One seed under THE loop, watched."""
-    watch = Watch(actor, curator.group, estimator)
-    spent = run(curator, actor, batch=curator.batch, budget=budget, signal=signal, record=watch, estimator=estimator)
-    return watch, spent
-
-
-def simulate_learner(
-    name: str,
-    curator: str,
-    *,
-    seeds: int = 20,
-    batch: int = 32,
-    group: int = 8,
-    budget_steps: int | None = None,
-    budget_rollouts: int | None = None,
-    budget_tokens: int | None = None,
-    estimator: str = "grpo",
-    signal: str | None = None,
-    hyper: dict[str, Any] | None = None,
-    target: float | None = None,
-    first_seed: int = 0,
-    instance_seed: int = 0,
-    progress: Callable[[], None] = lambda: None,
-) -> LearnerSimulation:
-    """Trains the simulated learner ``name`` with a curator, over seeds that share the learner and differ in the luck.
-
-    curator   a name, or with an admission rule as in ``sec+nondegenerate``; "greedy" is the oracle
-    budget_*  stop at the first limit reached; 200 steps when none is given
-    signal    utility of a group (``signals.SIGNALS``); default the curator's own
-    hyper     hyper-parameters of the curator
-    target    competence of ``tokens_to_target``; default halfway from the start to 1
-    progress  called after every seed
-    Raises    ValueError for a name that does not exist, fewer than one seed or hyper-parameters that are refused.
-
-    >>> result = simulate_learner("plain", "uniform", seeds=2, budget_steps=5)
-    >>> result.spent.rollouts, result.competence.mean > result.start
-    (1280, True)
-    """
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1; got {seeds}")
-    label, admission = split_admission(curator)
-    cls: Any = GreedyOracle if label == GREEDY else curator_class(label)
-    hyper, signal = dict(hyper or {}), signal or cls.signal
-    if signal not in SIGNALS:
-        raise ValueError(f"unknown signal {signal!r}; choose from {', '.join(SIGNALS)}")
-    if budget_steps is None and budget_rollouts is None and budget_tokens is None:
-        budget_steps = 200
-    budget = Budget(budget_steps, budget_rollouts, budget_tokens)
-    learner = make_learner(name, instance_seed=instance_seed)
-    bank, horizon = learner.bank(), planned_steps(learner, budget, batch * group)
-    watched: list[tuple[Watch, Spent]] = []
-    for seed in range(first_seed, first_seed + seeds):
-        curator_seed, actor_seed = spawn_seeds(seed, 2)
-        actor = LearnerActor(learner, actor_seed)
-        knows = {"actor": actor, "estimator": estimator} if label == GREEDY else {}
-        common = {"seed": curator_seed, "batch": batch, "horizon": horizon, "group": group, "admission": admission}
-        made = cls(bank, **common, **knows, **hyper)
-        watched.append(follow(made, actor, signal=SIGNALS[signal], budget=budget, estimator=estimator))
-        progress()
-    start = watched[0][0].competence[0]
-    target = (1 + start) / 2 if target is None else target
-    arrival = np.array([tokens_to(watch, target) for watch, _ in watched])
-    median = float(np.median(arrival))
-    return LearnerSimulation(
-        learner=learner,
-        curator=curator,
-        signal=signal,
-        hyper=hyper,
-        resolved=made.resolved(),
-        seeds=seeds,
-        batch=batch,
-        group=group,
-        estimator=estimator,
-        start=start,
-        competence=mean_interval(np.array([watch.competence[-1] for watch, _ in watched])),
-        area=mean_interval(np.array([area(watch) for watch, _ in watched])),
-        target=target,
-        reached=int(np.isfinite(arrival).sum()),
-        tokens_to_target=median if np.isfinite(median) else None,
-        regret=mean_interval(np.array([watch.regret for watch, _ in watched])),
-        wasted=mean_interval(np.array([watch.wasted / spent.rollouts for watch, spent in watched])),
-        spent=watched[0][1],
-        curve=_curve([watch for watch, _ in watched]),
-    )
-
-
-def planned_steps(learner: Learner, budget: Budget, rollouts: int) -> int:
-    """T for default step sizes: exact for steps and rollouts; for tokens, that of the bank's mean length.
-
-    >>> planned_steps(make_learner("plain"), Budget(steps=10, rollouts=70), 32)
-    3
-    """
-    plan = [] if budget.steps is None else [budget.steps]
-    if budget.rollouts is not None:
-        plan.append(ceil(budget.rollouts / rollouts))
-    if budget.tokens is not None:
-        plan.append(ceil(budget.tokens / (rollouts * float(learner.train.length.mean()))))
-    return min(plan)
-
-
-def tokens_to(watch: Watch, target: float) -> float:
-    """Tokens after which competence first reaches ``target``; infinite if it never does."""
-    reached = np.array(watch.competence) >= target
-    return float(watch.tokens[int(reached.argmax())]) if reached.any() else float("inf")
-
-
-def area(watch: Watch) -> float:
-    """Mean competence over the tokens of a run, by trapezoids."""
-    return float(np.trapezoid(watch.competence, watch.tokens) / watch.tokens[-1])
-
-
-def _curve(watched: list[Watch]) -> Array:
-    length = min(len(watch.competence) for watch in watched)
-    tokens = np.mean([watch.tokens[:length] for watch in watched], axis=0)
-    competence = np.array([watch.competence[:length] for watch in watched])
-    return np.array([(at, *mean_interval(column)[:3]) for at, column in zip(tokens, competence.T, strict=True)])

@@ -7,7 +7,7 @@ import pytest
 
 from curbench.curators.osmd_candidates import OsmdCandidates
 from curbench.sim.arms import make_arms
-from curbench.sim.candidates import simulate_candidates, sleeping_bound
+from curbench.sim.candidates import describe, simulate_candidates, sleeping_bound
 from curbench.types import Bank, Feedback, GroupStats
 
 BATCH, BANK, CANDIDATES = 3, 40, 12
@@ -147,6 +147,8 @@ def test_rows_are_json_and_seeds_reach_the_draws():
     ]
     assert json.loads(json.dumps(rows[0], allow_nan=False)) == rows[0]
     assert rows[0] == rows[1] != rows[2]
+    assert "5 of 10 arms awake" in describe(rows[0])
+    assert "open" in describe(rows[0])  # two seeds do not settle it
 
 
 @pytest.mark.parametrize(
