@@ -21,6 +21,14 @@ app = typer.Typer(
 EXTRA_OF = {"transformers": "train", "tensorboard": "train", "reasoning_gym": "tasks", "vllm": "vllm", "ray": "ray"}
 """Optional modules, and the extra that brings each."""
 
+SET_ELSEWHERE = {
+    "suite": "SUITE/CURATOR",
+    "curator": "SUITE/CURATOR",
+    "seed": "--seeds",
+    "curator_set": "CURATOR.NAME=VALUE",
+}
+"""Parts of a training spec that --set does not take, and where they are given."""
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout, for machines.")]
 Set = Annotated[
     list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; CURATOR.NAME=VALUE for one curator only.")
@@ -99,10 +107,13 @@ def sim(
     given = parse_settings(setting)
     hyper = {name: parse_hyper(curator_class(name), settings_of(name, given, curators)) for name in curators}
     spec = {"seeds": seeds, "batch": batch, "instance_seed": instance_seed}
+    rows = {name: kept(out, bed, name, hyper[name], spec, resume=resume) if out else None for name in curators}
+    for name in curators:  # every refusal comes before the first simulation
+        common: dict[str, Any] = {"seed": 0, "batch": batch, "horizon": bed.horizon, "design": "iid"}
+        curator_class(name)(bed.bank(), **common | hyper[name])
     failed = False
     with bars() as bar:
-        for name in curators:
-            row = kept(out, bed, name, hyper[name], spec, resume=resume) if out else None
+        for name, row in rows.items():
             if row is None:
                 progress = bar(f"{arms_name}/{name}", seeds)
                 result = simulate(bed, name, seeds=seeds, batch=batch, hyper=hyper[name], progress=progress.advance)
@@ -213,15 +224,22 @@ def train(
     from curbench.train.run import TrainSpec, describe
 
     suite, curators = split_work(work, "SUITE", "CURATOR")
-    common = parse_settings(setting) | {"suite": suite}
-    given = {"budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens, "model": model}
-    common |= {name: value for name, value in given.items() if value is not None}
+    common = parse_settings(setting)
+    option = {"budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens, "model": model}
+    option = {name: value for name, value in option.items() if value is not None}
+    for name in common:
+        if name in SET_ELSEWHERE:
+            raise ValueError(f"--set {name} is not taken; give it in {SET_ELSEWHERE[name]}")
+        if name in option:
+            raise ValueError(f"{name} is given twice, as --set {name} and as --{name.replace('_', '-')}")
+    common |= option | {"suite": suite}
     base_name = {name: split_admission(name)[0] for name in curators}
     own = {name: common.get(base_name[name], {}) for name in curators}
     common = {name: value for name, value in common.items() if name not in base_name.values()}
     runs = [(name, seed) for name in curators for seed in parse_seeds(seeds)]
     specs = [
-        validate(TrainSpec, common | {"curator": name, "curator_set": own[name], "seed": seed}) for name, seed in runs
+        validate(TrainSpec, common | {"curator": name, "curator_set": own[name], "seed": seed}, reserved=SET_ELSEWHERE)
+        for name, seed in runs
     ]
     with bars() as bar:
         shown = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -93,15 +93,18 @@ def split_work(text: str, left: str, right: str) -> tuple[str, list[str]]:
     return before, names
 
 
-def validate(model: type[Spec], value: dict[str, Any]) -> Spec:
-    """``model(**value)``, with the first thing that is wrong as one ValueError sentence."""
+def validate(model: type[Spec], value: dict[str, Any], *, reserved: Collection[str] = ()) -> Spec:
+    """``model(**value)``, with the first thing that is wrong as one ValueError sentence.
+
+    reserved  fields that are not the user's to set: never offered
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
         if first["type"] == "extra_forbidden":
-            known = ", ".join(_fields(model, first["loc"][:-1]))
+            known = ", ".join(name for name in _fields(model, first["loc"][:-1]) if name not in reserved)
             raise ValueError(f"there is no setting {where!r}; choose from {known}") from None
         raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}; got {first['input']!r}") from None
 

@@ -24,15 +24,11 @@ def run_grid(
 ) -> Iterator[dict[str, Any]]:
     """Result rows of all specs, as they finish. ``jobs`` > 1 uses that many processes, and the same bits result.
 
-    Raises ValueError before anything starts if a run exists and ``resume`` is False.
+    Raises ValueError before anything starts if a curator refuses its settings or a run exists and ``resume`` is False.
     """
-    from curbench.train.run import run_directory, train
+    from curbench.train.run import check, train
 
-    if not resume:
-        for spec in specs:
-            directory = run_directory(out, spec)
-            if (directory / "run.json").exists():
-                raise ValueError(f"a run exists in {directory}; pass --resume to continue it, or another --out")
+    check(specs, out, resume=resume)
     if jobs == 1:
         for spec in specs:
             yield train(spec, out, resume=resume, progress=partial(progress, spec))

@@ -68,6 +68,14 @@ def test_sim_keeps_results_and_refuses_to_overwrite_them(curbench, tmp_path):
     assert kept.read_bytes() == before
 
 
+def test_sim_refuses_before_the_first_curator_runs(curbench, tmp_path):
+    assert curbench("sim", "stationary/osmd", "--horizon", 50, "--seeds", 2, "--out", tmp_path)[0] == 0
+    code, out, err = curbench("sim", "stationary/uniform,osmd", "--horizon", 50, "--seeds", 2, "--out", tmp_path)
+    assert (code, out) == (2, "")
+    assert "pass --resume" in err
+    assert len(list(tmp_path.rglob("*.json"))) == 1
+
+
 BAD = [
     (("sim", "stationary/nope"), "unknown curator 'nope'; choose from uniform"),
     (("sim", "nope/osmd"), "unknown arms 'nope'; choose from stationary"),
@@ -81,6 +89,7 @@ BAD = [
     (("sim", "stationary/osmd", "--set", "eta"), "--set takes name=value"),
     (("sim", "stationary/osmd", "--set", "eta=nan"), "eta"),
     (("sim", "stationary/osmd", "--set", "sec.alpha=1"), "'sec' is not among osmd"),
+    (("sim", "stationary/uniform,osmd", "--horizon", 50, "--seeds", 2, "--set", "osmd.eta=-1"), "eta must be positive"),
     (("bench", "nope"), "op must be one of group_advantage"),
     (("train", "nope/uniform", "--budget-rollouts", 8), "unknown suite 'nope'; choose from countdown"),
     (("train", "countdown/nope", "--budget-rollouts", 8), "unknown curator 'nope'"),
@@ -98,6 +107,15 @@ BAD = [
     ),
     (("train", "countdown/uniform", "--budget-rollouts", 8, "--model", "/no/such/model"), "/no/such/model"),
     (("train", "countdown/sec", "--budget-rollouts", 8, "--set", "sec.temperature=0"), "temperature must be positive"),
+    (("train", "countdown/uniform,osmd", "--budget-rollouts", 8, "--set", "osmd.eta=-1"), "eta must be positive"),
+    (("train", "countdown/uniform", "--budget-rollouts", 8, "--set", "seed=5"), "give it in --seeds"),
+    (("train", "countdown/uniform", "--budget-rollouts", 8, "--set", "curator=sec"), "give it in SUITE/CURATOR"),
+    (("train", "countdown/uniform", "--budget-rollouts", 8, "--set", "suite=x"), "give it in SUITE/CURATOR"),
+    (
+        ("train", "countdown/sec", "--budget-rollouts", 8, "--set", "curator_set.alpha=1"),
+        "give it in CURATOR.NAME=VALUE",
+    ),
+    (("train", "countdown/sec", "--budget-rollouts", 8, "--set", "budget_rollouts=9"), "given twice"),
     (("report", "/no/such/folder"), "/no/such/folder does not exist"),
 ]
 
@@ -115,6 +133,13 @@ def test_bad_input_is_one_sentence_and_exit_code_2(curbench, tmp_path, monkeypat
     assert list(tmp_path.rglob("run.json")) == []  # nothing was begun
 
 
+def test_an_unknown_setting_is_answered_with_those_that_can_be_set(curbench):
+    _, _, err = curbench("train", "countdown/uniform", "--budget-rollouts", 8, "--set", "speed=1")
+    offered = err.partition("choose from ")[2].strip().split(", ")
+    assert {"batch", "group", "grpo"} <= set(offered)
+    assert not {"suite", "curator", "seed", "curator_set"} & set(offered)
+
+
 def test_unknown_options_and_verbs_exit_2(curbench):
     assert curbench("sim", "stationary/osmd", "--sedes", 3)[0] == 2
     assert curbench("simulate")[0] == 2
@@ -126,6 +151,32 @@ def test_bench_never_overwrites_results(curbench, tmp_path):
     assert code == 2
     assert "never overwritten" in err
     assert (tmp_path / "bench.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("run.json", "{}"), ("run.json", '{"spec"'), ("checkpoint.safetensors", "x")]
+)
+def test_a_damaged_run_is_one_sentence_with_its_file(curbench, tmp_path, name, content):
+    work = ("train", "countdown/uniform", "--set", "budget_steps=1", "--set", "batch=2", "--set", "group=2")
+    work = (*work, "--set", "grpo.evaluation_problems=2", "--out", tmp_path)
+    assert curbench(*work)[0] == 0
+    directory = tmp_path / "countdown" / "uniform" / "0"
+    run = directory / "run.json"
+    run.write_text(run.read_text().replace("complete", "running"))
+    (directory / name).write_text(content)
+    code, out, err = curbench(*work, "--resume")
+    assert (code, out) == (2, "")
+    assert f"{directory / name} " in err
+
+
+def test_report_replaces_nothing_but_reports(curbench, tmp_path):
+    assert curbench("sim", "stationary/uniform", "--horizon", 50, "--seeds", 2, "--out", tmp_path)[0] == 0
+    (kept,) = tmp_path.rglob("*.json")
+    before = kept.read_bytes()
+    code, _, err = curbench("report", tmp_path, "--out", kept)
+    assert code == 2
+    assert "not a report of ours" in err
+    assert kept.read_bytes() == before
 
 
 def test_doctor_says_what_is_here(curbench):

@@ -18,7 +18,7 @@ from curbench.curators import curator_class, split_admission
 from curbench.curators.base import Curator
 from curbench.loop import Budget, Spent, run
 from curbench.philox import spawn_seeds
-from curbench.record import RunRecord
+from curbench.record import RunRecord, previous_run
 from curbench.signals import SIGNALS
 from curbench.stats import paired_difference
 from curbench.train.grpo import GRPOActor, GRPOConfig
@@ -101,6 +101,14 @@ def make_curator(spec: TrainSpec, bank: Any, seed: int) -> Curator:
     hyper = parse_hyper(cls, spec.curator_set)
     common: dict[str, Any] = {"batch": spec.batch, "horizon": spec.horizon, "group": spec.group, "admission": admission}
     return cls(bank, seed=seed, **common, **hyper)
+
+
+def check(specs: list[TrainSpec], out: Path, *, resume: bool = False) -> None:
+    """Raises what ``train`` would for a curator's settings or for what ``out`` holds: nothing runs before all can."""
+    bank = {name: suites.load(name).bank for name in {spec.suite for spec in specs}}
+    for spec in specs:
+        previous_run(run_directory(out, spec), spec.model_dump(), resume=resume)
+        make_curator(spec, bank[spec.suite], seed=0)
 
 
 def train(
