@@ -33,11 +33,8 @@ def sleeping_bound(arms: int, candidates: int, batch: int, awake: float, eta: fl
     arms, candidates, batch  K, n, m
     awake                    expected number of rounds in which i is a candidate: T n / K
     eta, mix                 what ran
-    Proof   only rounds with i in C_t move q_i, and since C_t keeps its mass, ln(q_{t+1,i} / q_{t,i}) is that of the
-            restriction: the one-step inequality (docs/maths.md, lemma 3) inside C_t, summed over those rounds,
-            telescopes to ln(1 / q_{1,i}) = ln K. Lemma 2 inside C_t gives kappa, over 1 - gamma because
-            q_C <= p / (1 - gamma); the uniform share costs at most gamma per round. The comparator is one arm, over its
-            own rounds: this is not regret to the best arm available in each round.
+    Proof   docs/maths.md, candidate sets. The comparator is one arm over its own rounds: this is not regret to the best
+            arm that was available in each round.
     Source  specialists: Freund, Schapire, Singer & Warmuth 1997, "Using and combining predictors that specialize".
 
     >>> sleeping_bound(100, 10, 1, awake=0.0, eta=0.5) == 2 * log(100)
