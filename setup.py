@@ -1,13 +1,15 @@
 """Builds ``curbench.kernels._C``: C++ always, CUDA when nvcc is found. Everything else is in pyproject.toml.
 
-CURBENCH_CUDA        auto (default): CUDA if nvcc is found; 1: fail without it; 0: C++ only
-CURBENCH_CUDA_ARCHS  compute capabilities, default "80;90;100+PTX"; "+PTX" adds code that later GPUs can compile
+CURBENCH_CUDA        auto (default): CUDA if nvcc is found and works; 1: fail without it; 0: C++ only
+CURBENCH_CUDA_ARCHS  compute capabilities such as "90;100+PTX"; "+PTX" adds code that later GPUs can compile. Default:
+                     those of 80, 90 and 100 that nvcc knows, the last with PTX. When set, the build fails without CUDA
 NVCC                 the compiler driver, default the nvcc on PATH, then /usr/local/cuda/bin/nvcc
 CURBENCH_BUILD_JOBS  files compiled at once, default the number of cores
 
 torch is not needed, and neither libtorch nor libcuda is linked: tensors cross by pointer, the CUDA runtime is static.
 """
 
+import json
 import os
 import re
 import shutil
@@ -26,6 +28,17 @@ CSRC = Path("csrc")
 STRICT = ["-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"]
 
 
+PROBE = """
+#include "cuda/launch.cuh"
+struct Nothing { __device__ void operator()(int64_t) const {} };
+void probe(const curbench::cuda::Launch& launch) { launch(1, Nothing{}); }
+"""
+
+
+class Unusable(Exception):
+    """Why CUDA cannot be built here."""
+
+
 def setting(name, default, pattern, rule):
     value = os.environ.get(name, default)
     if not re.fullmatch(pattern, value):
@@ -40,23 +53,39 @@ def find_nvcc():
     return shutil.which(named or "nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
-def toolkit_root(nvcc):
-    """The toolkit's folder as nvcc itself reports it, since nvcc may be a wrapper script that lives elsewhere."""
+def default_archs(nvcc):
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    known = [number for number in ("80", "90", "100") if f"compute_{number}" in listed]
+    if not known:
+        raise Unusable(f"{nvcc} knows none of the architectures 80, 90 and 100")
+    return ";".join(known) + "+PTX"
+
+
+def compiler(nvcc, archs):
+    """The command of every .cu file, and the folder of the static runtime, after compiling a kernel with it.
+
+    The toolkit's folder is what nvcc itself reports, since nvcc may be a wrapper script that lives elsewhere.
+    """
+    strict = ["-O3", "-std=c++17", "--fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden,-ffp-contract=off"]
+    command = [nvcc, *strict, "-lineinfo", "-Xfatbin", "-compress-all", "--threads", "0", *gencode(archs)]
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "empty.cu")
-        source.touch()
-        run = subprocess.run([nvcc, "--dryrun", "-c", source], capture_output=True, text=True, cwd=folder)
-    found = re.search(r"^#\$ TOP=(.+)$", run.stderr, re.MULTILINE)
-    if run.returncode != 0 or not found:
-        sys.exit(f"{nvcc} --dryrun did not report the toolkit's folder; set NVCC, or CURBENCH_CUDA=0 to do without")
-    return Path(found[1].strip()).resolve()
+        Path(folder, "probe.cu").write_text(PROBE)
+        probe = [*command, "--verbose", "-I", CSRC.resolve(), "-c", "probe.cu", "-o", "probe.o"]
+        run = subprocess.run(probe, capture_output=True, text=True, cwd=folder)
+    if run.returncode != 0:
+        said = re.search(r"^(?!#).*(?:error|fatal).*$", run.stderr, re.MULTILINE)
+        raise Unusable(f"{nvcc} failed with {said[0][:200] if said else f'exit status {run.returncode}'}")
+    root = re.search(r"^#\$ TOP=(.+)$", run.stderr, re.MULTILINE)
+    if not root:
+        raise Unusable(f"{nvcc} --verbose did not report the toolkit's folder")
+    return command, static_runtime(Path(root[1].strip()).resolve())
 
 
 def static_runtime(root):
     for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"):
         if Path(root, folder, "libcudart_static.a").exists():
             return Path(root, folder)
-    sys.exit(f"libcudart_static.a was not found under {root}; install the CUDA runtime, or set CURBENCH_CUDA=0")
+    raise Unusable(f"libcudart_static.a was not found under {root}")
 
 
 def gencode(archs):
@@ -75,38 +104,35 @@ class Build(build_ext):
 
     def build_extensions(self):
         wanted = setting("CURBENCH_CUDA", "auto", "auto|0|1", "auto, 0 or 1")
-        archs = setting(
-            "CURBENCH_CUDA_ARCHS",
-            "80;90;100+PTX",
-            r"\d+a?(\+PTX)?(;\d+a?(\+PTX)?)*",
-            'a list such as "80;90;100+PTX"',
-        )
-        nvcc = None if wanted == "0" else find_nvcc()
-        if wanted == "1" and nvcc is None:
-            sys.exit("CURBENCH_CUDA=1 needs nvcc, which is neither on PATH nor in NVCC; install the CUDA toolkit")
+        rule = 'a list such as "80;90;100+PTX"'
+        named = setting("CURBENCH_CUDA_ARCHS", "", r"(\d+a?(\+PTX)?(;\d+a?(\+PTX)?)*)?", rule)
         [extension] = self.extensions
-        if nvcc is None:
-            note = "built without CUDA: " + ("CURBENCH_CUDA=0" if wanted == "0" else "nvcc not found")
-            extension.sources.append(str(CSRC / "cuda" / "absent.cpp"))
-        else:
+        try:
+            nvcc = None if wanted == "0" else find_nvcc()
+            if nvcc is None:
+                raise Unusable("CURBENCH_CUDA=0" if wanted == "0" else "nvcc was not found")
+            archs = named or default_archs(nvcc)
+            self.add_cuda(extension, *compiler(nvcc, archs))
             note = f"built with CUDA for {archs}, CURBENCH_CUDA={wanted}"
-            self.add_cuda(extension, nvcc, archs)
+        except Unusable as reason:
+            if wanted == "1" or (wanted == "auto" and named):
+                asked = "CURBENCH_CUDA=1" if wanted == "1" else "CURBENCH_CUDA_ARCHS"
+                sys.exit(f"{asked} asks for CUDA, but {reason}; install the CUDA toolkit, or set CURBENCH_CUDA=0")
+            note = f"built without CUDA: {reason}"
+            extension.sources.append(str(CSRC / "cuda" / "absent.cpp"))
         print(f"curbench.kernels: {note}")
-        extension.define_macros.append(("CURBENCH_CUDA_NOTE", f'"{note}"'))
-        last = Path(self.build_temp, "last_build")  # setuptools looks at the age of files only, not at this decision
-        if not last.exists() or last.read_text() != note:
+        extension.define_macros.append(("CURBENCH_CUDA_NOTE", json.dumps(note)))
+        built = Path(self.get_ext_fullpath(extension.name))  # setuptools looks at its age only, not at this decision
+        if not built.exists() or note.encode() not in built.read_bytes():
             self.force = True
         super().build_extensions()
-        last.write_text(note)
 
-    def add_cuda(self, extension, nvcc, archs):
+    def add_cuda(self, extension, command, runtime):
         extension.sources += sorted(map(str, CSRC.glob("cuda/*.cu")))
-        extension.library_dirs.append(str(static_runtime(toolkit_root(nvcc))))
+        extension.library_dirs.append(str(runtime))
         extension.libraries += ["cudart_static", "dl", "rt", "pthread"]
         self.compiler.src_extensions.append(".cu")
         compile_cpp = self.compiler._compile
-        strict = ["-O3", "-std=c++17", "--fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden,-ffp-contract=off"]
-        command = [nvcc, *strict, "-lineinfo", "-Xfatbin", "-compress-all", "--threads", "0", *gencode(archs)]
 
         def compile_one(obj, src, ext, cc_args, extra_postargs, pp_opts):
             if ext == ".cu":

@@ -194,9 +194,7 @@ def matrix(
     require(shape is None or tuple(array.shape) == shape, f"{name} must have shape {shape}; got {tuple(array.shape)}")
     if 0 in array.shape:  # then strides mean nothing
         return array, 0
-    require(
-        place.aligned(array), f"{name} must have aligned rows, unlike packed records: copy it once, where it is made"
-    )
+    require(place.aligned(array), f"{name} must have aligned rows, not packed records: copy it once, where it is made")
     row, column = place.strides(array)
     require(
         (column == 1 or array.shape[1] <= 1) and row >= 0,

@@ -230,7 +230,7 @@ def test_a_feature_matrix_is_never_copied_silently(backend):
 def test_a_field_of_packed_records_is_not_a_feature_matrix(backend):
     for head in (np.uint8, np.uint16):
         record = np.zeros(4, [("head", head), ("feature", np.float32, 2)])
-        with pytest.raises(ValueError, match="feature must have aligned rows, unlike packed records: copy it once"):
+        with pytest.raises(ValueError, match="feature must have aligned rows, not packed records: copy it once"):
             score_bank(record["feature"], [1.0, 1.0], count=1, seed=0, backend=backend)
 
 

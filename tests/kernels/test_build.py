@@ -64,6 +64,79 @@ def test_build_info_says_what_was_built_and_what_is_here():
     assert info["cuda"] == (f"{count} device(s)" if count else f"not available ({reason})")
 
 
+def build(folder, **environment):
+    """A build that ends where it would compile C++, since that is the part that takes long."""
+    pytest.importorskip("pybind11")
+    arguments = ["setup.py", "-q", "build_ext", "--build-temp", str(folder / "temp"), "--build-lib", str(folder)]
+    return run_python(*arguments, **{"CURBENCH_CUDA": "auto", "CC": "false", "CXX": "false"} | environment)
+
+
+@pytest.fixture
+def nvcc(tmp_path):
+    """Writes a compiler driver that lists architectures and ends with an exit status, in a toolkit of its own."""
+
+    def write(listed="compute_80 compute_90 compute_100", says="", status=0, runtime=True):
+        (tmp_path / "lib64").mkdir()
+        if runtime:
+            (tmp_path / "lib64" / "libcudart_static.a").touch()
+        lines = [
+            "#!/bin/sh",
+            f'[ "$1" = --list-gpu-arch ] && echo "{listed}" && exit 0',
+            f'echo "#$ TOP={tmp_path}\n{says}" >&2; exit {status}',
+        ]
+        script = tmp_path / "nvcc"
+        script.write_text("\n".join(lines))
+        script.chmod(0o755)
+        return str(script)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("listed", "archs"),
+    [
+        ("compute_80 compute_90 compute_100 compute_120", "80;90;100+PTX"),
+        ("compute_52 compute_80 compute_86 compute_90", "80;90+PTX"),
+        ("compute_80", "80+PTX"),
+    ],
+)
+def test_default_architectures_are_those_that_nvcc_knows(nvcc, tmp_path, listed, archs):
+    run = build(tmp_path, NVCC=nvcc(listed))
+    assert run.stdout.splitlines()[0] == f"curbench.kernels: built with CUDA for {archs}, CURBENCH_CUDA=auto"
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "reason"),
+    [
+        ({"listed": "compute_50"}, "NVCC knows none of the architectures 80, 90 and 100"),
+        ({"status": 1, "says": "x.cu: fatal error: no headers"}, "NVCC failed with x.cu: fatal error: no headers"),
+        ({"status": 3}, "NVCC failed with exit status 3"),
+        ({"runtime": False}, "libcudart_static.a was not found under ROOT"),
+    ],
+)
+def test_a_toolkit_that_does_not_work_is_noted_or_refused(nvcc, tmp_path, toolkit, reason):
+    driver = nvcc(**toolkit)
+    reason = reason.replace("NVCC", driver).replace("ROOT", str(tmp_path))
+    run = build(tmp_path, NVCC=driver)
+    assert run.stdout.splitlines()[0] == f"curbench.kernels: built without CUDA: {reason}"
+    refusal = f"asks for CUDA, but {reason}; install the CUDA toolkit, or set CURBENCH_CUDA=0"
+    run = build(tmp_path, NVCC=driver, CURBENCH_CUDA="1")
+    assert run.stderr.strip().splitlines()[-1] == f"CURBENCH_CUDA=1 {refusal}"
+    if "listed" not in toolkit:
+        run = build(tmp_path, NVCC=driver, CURBENCH_CUDA_ARCHS="90")
+        assert run.stderr.strip().splitlines()[-1] == f"CURBENCH_CUDA_ARCHS {refusal}"
+
+
+def test_an_extension_of_another_decision_is_compiled_again(tmp_path):
+    name = pathlib.Path(load().__file__).name
+    built = tmp_path / "curbench" / "kernels" / name
+    built.parent.mkdir(parents=True)
+    built.write_bytes(b"built without CUDA: CURBENCH_CUDA=0")
+    assert build(tmp_path, CURBENCH_CUDA="0").returncode == 0
+    built.write_bytes(b"built with CUDA for 90, CURBENCH_CUDA=1")
+    assert build(tmp_path, CURBENCH_CUDA="0").returncode == 1
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -73,8 +146,6 @@ def test_build_info_says_what_was_built_and_what_is_here():
     ],
 )
 def test_a_wrong_build_setting_is_one_sentence(environment, message, tmp_path):
-    pytest.importorskip("pybind11")
-    build = ["setup.py", "-q", "build_ext", "--build-temp", str(tmp_path), "--build-lib", str(tmp_path)]
-    run = run_python(*build, **{"CURBENCH_CUDA": "auto"} | environment)
+    run = build(tmp_path, **environment)
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1] == message
