@@ -1,4 +1,4 @@
-"""Reads what ``sim --out``, ``bench --out`` and ``train --out`` wrote; files are untrusted and errors name them."""
+"""Reads what sim, sweep, bench and train wrote to --out; files are untrusted and errors name them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curbench.record import require_keys
+from curbench.record import read_json, require_keys
+from curbench.sim.grid import read_unit
 from curbench.types import Array
 
 
@@ -33,6 +35,7 @@ class Collection:
     """Everything a report shows."""
 
     simulation: list[dict[str, Any]] = field(default_factory=list)
+    sweep: list[dict[str, Any]] = field(default_factory=list)
     kernel: list[dict[str, Any]] = field(default_factory=list)
     training: list[TrainingRun] = field(default_factory=list)
     environment: list[dict[str, Any]] = field(default_factory=list)
@@ -48,22 +51,29 @@ def collect(paths: list[Path]) -> Collection:
     found, seen = Collection(), set[Path]()
     for root in paths:
         if not root.exists():
-            raise ValueError(f"{root} does not exist; give folders that sim, bench or train wrote with --out")
-        for path in [root] if root.is_file() else sorted(root.rglob("*.json")):
+            raise ValueError(f"{root} does not exist; give folders that sim, sweep, bench or train wrote with --out")
+        units = [path for path in root.rglob("*.parquet") if path.parent.name == "sweep"]
+        for path in [root] if root.is_file() else sorted([*root.rglob("*.json"), *units]):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 _add(found, path)
-    if not (found.simulation or found.kernel or found.training):
+    if not (found.simulation or found.sweep or found.kernel or found.training):
         names = ", ".join(str(path) for path in paths)
         if found.unfinished:
             count = len(found.unfinished)
             raise ValueError(f"no results in {names}; {count} unfinished run(s): continue with train --resume")
-        raise ValueError(f"no results in {names}; give folders that sim, bench or train wrote with --out")
+        raise ValueError(f"no results in {names}; give folders that sim, sweep, bench or train wrote with --out")
     return found
 
 
 def _add(found: Collection, path: Path) -> None:
-    content = _read_json(path)
+    if path.suffix == ".parquet":
+        unit = read_unit(path)
+        _check(path, unit, SWEEP)
+        found.sweep.append(unit)
+        found.environment.append(unit["environment"])
+        return
+    content = read_json(path)
     if not isinstance(content, dict):
         return
     if path.name == "run.json":
@@ -95,6 +105,7 @@ SIMULATION = {
     "row.bound": "name value source vacuous",
     "row.certificate": "min_slack holds",
 }
+SWEEP = SIMULATION | {"row": SIMULATION["row"] + " parameter delay instance_seed", "row.parameter": ""}
 KERNEL = "op shape dtype threads backend peer us peer_us ratio bytes fraction_of_ceiling"
 """What the page reads, by the dotted place of the object that holds it."""
 
@@ -109,20 +120,13 @@ def _check(path: Path, content: dict[str, Any], keys: dict[str, str]) -> None:
         require_keys(f"{path}: {place}", value, *names.split())
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} line {error.lineno} is not JSON: {error.msg}") from None
-
-
 def _read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} line {number} is not JSON: {error.msg}") from None
+        except ValueError as error:
+            raise ValueError(f"{path} line {number} is not JSON: {error}") from None
         require_keys(f"{path} line {number}", rows[-1], *keys)
     return rows
 
@@ -139,11 +143,7 @@ def _read_run(path: Path, content: dict[str, Any]) -> TrainingRun:
     if len(sizes) > 1:
         raise ValueError(f"{path.parent / 'evals.jsonl'} holds evaluations on {' and '.join(map(str, sizes))} problems")
     files = sorted((path.parent / "selections").glob("*.parquet"))
-    parts = [pq.read_table(file, columns=["step", "problem"]) for file in files]
-    column = {
-        name: np.concatenate([np.empty(0, np.int64), *(part[name].to_numpy() for part in parts)]).astype(np.int64)
-        for name in ("step", "problem")
-    }
+    selected = np.concatenate([np.empty((2, 0), np.int64), *map(_read_slots, files)], axis=1)
     return TrainingRun(
         directory=path.parent,
         spec=content["spec"],
@@ -151,6 +151,15 @@ def _read_run(path: Path, content: dict[str, Any]) -> TrainingRun:
         status=content["status"],
         step=step,
         evaluation=evaluation,
-        selected_step=column["step"],
-        selected_problem=column["problem"],
+        selected_step=selected[0],
+        selected_problem=selected[1],
     )
+
+
+def _read_slots(path: Path) -> Array:
+    """i64[2, n], step and problem of the slots in one part of a run's selections."""
+    try:
+        table = pq.read_table(path, columns=["step", "problem"])
+        return np.array([table["step"], table["problem"]], np.int64)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None

@@ -13,13 +13,17 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
 
 from curbench.report.training import Curve
 from curbench.types import Array
 
-COLOUR = ("#3366aa", "#cc5533", "#228855", "#8855aa", "#aa8822", "#447788", "#884455", "#666666")
+COLOUR = (
+    *("#3366aa", "#cc5533", "#228855", "#8855aa", "#aa8822", "#447788", "#884455", "#666666"),
+    *("#66aadd", "#ee9977", "#77bb66", "#bb99dd"),
+)
 STYLE: Any = {
     "font.size": 9,
     "font.family": "sans-serif",
@@ -67,6 +71,103 @@ def _sim_label(row: dict[str, Any]) -> str:
     return f"{row['curator']} K={row['arms_count']} m={row['batch']}" + (f" ({hyper})" if hyper else "")
 
 
+def axis_figure(axis: str, panel: dict[str, dict[str, list[tuple[float, dict[str, Any]]]]]) -> str:
+    """Final regret of every policy along a swept axis, with intervals and bounds (dashed), one panel per test-bed."""
+    colour = dict(zip(dict.fromkeys(name for line in panel.values() for name in line), _colours(), strict=False))
+    with plt.rc_context(STYLE):
+        columns = min(len(panel), 4)
+        figure, axes = _panels(len(panel), 3.0, 2.6, legend_rows=-(-(len(colour) + 1) // columns))
+        for at, (title, line) in zip(axes.flat, panel.items(), strict=False):
+            for name, points in line.items():
+                x, rows = zip(*points, strict=True)
+                mean = np.array([row["regret"]["mean"] for row in rows])
+                reach = np.array([[_number(row["regret"][end], mean[i]) for i, row in enumerate(rows)] for end in ENDS])
+                error = np.abs(reach - mean)
+                at.errorbar(x, mean, error, color=colour[name], marker="o", markersize=3, capsize=2, label=name)
+                bound = [_number(row["bound"]["value"], np.nan) for row in rows]
+                at.plot(x, bound, color=colour[name], linestyle="--", linewidth=1)
+            at.set_title(title, fontsize=8)
+            at.set(xlabel=axis, yscale="log", xscale="symlog" if axis == "delay" else "log")
+            ticks = sorted({x for points in line.values() for x, _ in points})
+            at.set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize=8)
+            at.xaxis.set_minor_formatter(NullFormatter())
+            if axis == "delay":
+                at.set_xlim(left=-0.3)
+            at.yaxis.set_major_formatter(PlainLogFormatter())
+            at.yaxis.set_minor_formatter(PlainLogFormatter())
+        for row in axes:
+            row[0].set_ylabel("regret per draw")
+        handle = [plt.Line2D([], [], color=shade, marker="o", markersize=3) for shade in colour.values()]
+        handle.append(plt.Line2D([], [], color="#555555", linestyle="--", linewidth=1))
+        figure.legend(handle, [*colour, "bound"], loc="outside lower center", ncols=columns, fontsize=8)
+        return svg(figure, f"Regret against {axis}")
+
+
+class PlainLogFormatter(LogFormatter):
+    """Labels the ticks that matplotlib would, with plain numbers: 0.3 and not 3e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+ENDS = ("lo", "hi")
+
+
+def _number(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def heat_figure(title: str, x: str, y: str, panel: dict[tuple[str, str], dict[tuple[float, float], float]]) -> str:
+    """A number in each cell over two swept axes, one panel per test-bed and policy, all on one colour scale."""
+    value = [number for cell in panel.values() for number in cell.values()]
+    norm = LogNorm(min(value), max(max(value), 1.01 * min(value)))
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        figure, axes = _panels(len(panel), 2.3, 1.9, columns=min(6, len({policy for _, policy in panel})))
+        for at, (name, cell) in zip(axes.flat, panel.items(), strict=False):
+            column, line = sorted({key[0] for key in cell}), sorted({key[1] for key in cell})
+            table = np.array([[cell.get((c, r), np.nan) for c in column] for r in line])
+            image = at.pcolormesh(table, norm=norm, cmap="viridis", edgecolors="white", linewidth=0.5)
+            for (i, j), number in np.ndenumerate(table):
+                ink = "white" if np.isnan(number) or norm(number) < 0.6 else "black"
+                at.text(j + 0.5, i + 0.5, f"{number:.2g}", color=ink, ha="center", va="center", fontsize=7)
+            at.set_xticks(np.arange(len(column)) + 0.5, [f"{c:g}" for c in column], fontsize=7)
+            at.set_yticks(np.arange(len(line)) + 0.5, [f"{r:g}" for r in line], fontsize=7)
+            at.set_title("\n".join(name), fontsize=8)
+            at.set(xlabel=x, ylabel=y)
+        bar = figure.colorbar(image, ax=axes, label=title, aspect=30, format=PlainLogFormatter())
+        bar.minorformatter = PlainLogFormatter()
+        return svg(figure, f"{title} over {x} and {y}")
+
+
+def looseness_figure(ratio: dict[str, list[tuple[float, bool]]]) -> str:
+    """Bound over regret, a dot per setting, a line per algorithm and test-bed; hollow where the bound is vacuous."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(8.4, 1.0 + 0.22 * len(ratio)))
+        for y, (colour, points) in enumerate(zip(_colours(), ratio.values(), strict=False)):
+            for vacuous in (False, True):
+                x = [value for value, says_nothing in points if says_nothing == vacuous]
+                fill = "none" if vacuous else colour
+                axis.plot(x, [y] * len(x), "o", color=colour, markerfacecolor=fill, markersize=5)
+        axis.axvline(1, color="#333333", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
+        axis.set_yticks(range(len(ratio)), ratio, fontsize=8)
+        axis.set_ylim(len(ratio) - 0.5, -0.5)
+        axis.set_xlabel("bound / regret (left of 1: violated; hollow: the bound is vacuous)")
+        return svg(figure, "Looseness of the bounds")
+
+
+def _panels(count: int, width: float, height: float, columns: int = 4, legend_rows: int = 1) -> tuple[Figure, Any]:
+    """A figure with ``count`` visible panels in rows of at most ``columns``, and room for a legend below."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    size = (width * columns + 0.8, height * rows + 0.4 + 0.2 * legend_rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, axes
+
+
 def ratio_figure(rows: list[dict[str, Any]]) -> str:
     """How many times faster than each peer, one dot per row, on a log axis with the break-even line."""
     rows = [row for row in rows if row["ratio"] is not None]
@@ -109,12 +210,7 @@ def learning_figure(suite: str, curve: dict[str, Curve]) -> str:
 def stratum_figure(share: dict[str, tuple[Array, Array]], names: tuple[str, ...]) -> str:
     """What share of the selected problems came from each stratum over the steps, one panel per curator."""
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        columns = min(len(share), 4)
-        rows = -(-len(share) // columns)
-        size = (2.6 * columns + 0.8, 2.3 * rows + 0.4)
-        figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
-        for axis in axes.flat[len(share) :]:
-            axis.set_visible(False)
+        figure, axes = _panels(len(share), 2.6, 2.3)
         for axis, (name, (step, part)) in zip(axes.flat, share.items(), strict=False):
             axis.stackplot(step, part.T, colors=[*islice(_colours(), len(names))], labels=names, alpha=0.85)
             axis.set(title=name, xlabel="step", ylim=(0, 1), xlim=(step[0], step[-1]) if step.size > 1 else None)

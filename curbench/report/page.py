@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
+from itertools import combinations
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from curbench import suites
 from curbench.record import write_atomic
 from curbench.report import figures
 from curbench.report.collect import Collection, TrainingRun, collect
+from curbench.report.sweep import Slope, Unit, by_test_bed, cut, held, lines, looseness, policy, settings, slopes, swept
 from curbench.report.training import Result, by_setting, learning_curve, results, stratum_share
+from curbench.sim.grid import label
 from curbench.stats import Interval
 
 HEADER = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>curbench report</title>'
@@ -46,6 +49,7 @@ def write_report(paths: list[Path], out: Path) -> dict[str, Any]:
         *_training(found.training),
         *_unfinished(found.unfinished),
         *_simulation(found.simulation),
+        *_sweep(found.sweep),
         *_kernel(found.kernel),
         *_provenance(found),
     ]
@@ -59,6 +63,7 @@ def write_report(paths: list[Path], out: Path) -> dict[str, Any]:
     return {
         "report": str(out.resolve()),
         "simulations": len(found.simulation),
+        "units": len(found.sweep),
         "kernel_rows": len(found.kernel),
         "training_runs": len(found.training),
         "unfinished_runs": len(found.unfinished),
@@ -142,8 +147,83 @@ def _simulation(simulation: list[dict[str, Any]]) -> Iterable[str]:
     yield _table(SIMULATION_HEAD, [_simulation_row(one["row"]) for one in simulation])
 
 
+def _sweep(units: list[Unit]) -> Iterable[str]:
+    if not units:
+        return
+    yield "<h2>Sweep</h2>"
+    yield _note(
+        "Final regret per draw, the mean over seeds with a 95 % interval; dashed, the bound at the step size and floor "
+        "that ran. A panel holds the settings that are not on its axes fixed, where most of the units are; of equally "
+        "many, at the largest T and K and the smallest m and delay. The table at the end has every unit."
+    )
+    bed = by_test_bed(units)
+    for name, same in bed.items():
+        shown = cut(same)
+        yield _figure(figures.regret_figure(f"{name}  {held(shown)}", shown))
+    axes = swept(units)
+    for axis in axes:
+        panel = {f"{name}\n{held(cut(same, axis), axis)}": lines(same, axis) for name, same in bed.items()}
+        yield _figure(figures.axis_figure(axis, {title: line for title, line in panel.items() if line}))
+    for x, y in combinations(sorted(set(axes) & settings(units[0]["row"]).keys() - {"delay"}), 2):
+        for title, of in HEAT.items():
+            cells = _heat(bed, x, y, of)
+            if cells:
+                yield _figure(figures.heat_figure(title, x, y, cells))
+    ratio = looseness(unit for same in bed.values() for unit in same)
+    if ratio:
+        yield "<h3>How loose the bounds are</h3>"
+        yield _figure(figures.looseness_figure(ratio))
+    yield from _slope_table(slopes(units))
+    yield f"<h3>All {len(units)} units</h3>"
+    yield _table(SIMULATION_HEAD, [_simulation_row(one["row"]) for same in bed.values() for one in same])
+
+
+HEAT: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "regret per round": lambda row: row["regret"]["mean"] / row["horizon"],
+    "regret / bound": lambda row: row["bound"]["value"] and row["regret"]["mean"] / row["bound"]["value"],
+}
+
+
+def _heat(
+    bed: dict[str, list[Unit]], x: str, y: str, of: Callable[[dict[str, Any]], float | None]
+) -> dict[tuple[str, str], dict[tuple[float, float], float]]:
+    """Cells (x, y) for every (test-bed, policy) with both axes swept."""
+    panel: dict[tuple[str, str], dict[tuple[float, float], float]] = {}
+    for name, same in bed.items():
+        shown = cut(same, x, y)
+        if not {x, y} <= set(swept(shown)):
+            continue
+        for row in (one["row"] for one in shown):
+            at, value = settings(row), of(row)
+            if value is not None and value > 0:
+                panel.setdefault((f"{name}  {held(shown, x, y)}", policy(row)), {})[at[x], at[y]] = value
+    return panel
+
+
+SLOPE_HEAD = ("test-bed", "curator", "axis", "held at", "slope of regret", "slope of its bound", "points")
+
+
+def _slope_table(found: list[Slope]) -> Iterable[str]:
+    if not found:
+        return
+    yield "<h3>How regret grows</h3>"
+    yield _note(
+        "Exponent b in regret = a x^b, by least squares on log axes, with a 95 % t interval from the residuals: it "
+        "widens with noise and with every departure from a power law, and two points have none."
+    )
+    rows = [
+        [
+            *map(escape, (one.arms, one.policy, one.axis, one.at)),
+            *("" if slope is None else _interval(slope) for slope in (one.regret, one.bound)),
+            "" if one.regret is None else str(one.regret.n),
+        ]
+        for one in found
+    ]
+    yield _table(SLOPE_HEAD, rows)
+
+
 SIMULATION_HEAD = (
-    *("test-bed / curator", "K", "T", "m", "seeds", "regret", "kind", "bound", "value", "verdict"),
+    *("test-bed / curator", "K", "T", "m", "delay", "seeds", "regret", "kind", "bound", "value", "verdict"),
     *("smallest slack", "us/round"),
 )
 
@@ -156,8 +236,9 @@ def _simulation_row(row: dict[str, Any]) -> list[str]:
         verdict += ", certificate violated"
     span = "" if regret["lo"] is None else f" [{regret['lo']:.1f}, {regret['hi']:.1f}]"
     return [
-        escape(f"{row['arms']}/{row['curator']} " + " ".join(f"{k}={v}" for k, v in row["hyper"].items())),
+        escape(f"{label(row['arms'], row.get('parameter', {}))} / {label(row['curator'], row['hyper'])}"),
         *(escape(str(row[name])) for name in ("arms_count", "horizon", "batch")),
+        escape(str(row.get("delay", 0))),
         escape(str(row["seeds"])),
         f"{regret['mean']:.1f}{span}",
         escape(f"{regret['comparator']}, {regret['kind']}"),

@@ -225,14 +225,14 @@ def run_unit(unit: Unit, out: Path, environment: dict[str, Any]) -> dict[str, An
     own = {"unit": unit.path.stem, "parameter": unit.parameter, "instance_seed": unit.instance_seed}
     row = result.row() | own | {"delay": unit.delay}
     bound = None if result.bound_curve is None else result.bound_curve.tolist()
-    _write(out / unit.path, {"row": row, "environment": environment}, result.grid, result.curve, bound)
+    write_unit(out / unit.path, {"row": row, "environment": environment}, result.grid, result.curve, bound)
     return row
 
 
 PLAIN = ("unit", "arms", "curator", "arms_count", "horizon", "batch", "seeds", "instance_seed")
 
 
-def _write(path: Path, content: dict[str, Any], grid: Array, curve: Array, bound: list[float] | None) -> None:
+def write_unit(path: Path, content: dict[str, Any], grid: Array, curve: Array, bound: list[float] | None) -> None:
     """One row per file and one schema for all, so that a folder reads as one table of plain columns and curves."""
     row = content["row"]
     column = {name: row[name] for name in PLAIN}

@@ -1,0 +1,121 @@
+"""Sweeps in the report: what is compared with what, and that every picture is drawn."""
+
+import numpy as np
+import pytest
+
+from curbench.config import validate
+from curbench.report import write_report
+from curbench.report.collect import collect
+from curbench.report.sweep import by_test_bed, cut, held, lines, looseness, slopes, swept
+from curbench.sim.grid import Grid, expand, run_unit
+from tests.report.browser import chromium, inspect
+
+
+def unit(regret=1.0, bound=None, *, arms="a", curator="c", hyper=None, parameter=None, **setting):
+    row = {"arms": arms, "curator": curator, "hyper": hyper or {}, "parameter": parameter or {}}
+    row |= {"arms_count": 2, "horizon": 10, "batch": 1, "delay": 0, "instance_seed": 0} | setting
+    row |= {"regret": {"mean": regret, "lo": None, "hi": None}, "bound": {"value": bound, "vacuous": False}}
+    return {"row": row}
+
+
+def test_swept_axes_are_those_with_several_numbers():
+    units = [
+        unit(horizon=10, parameter={"gap": 0.1}, hyper={"eta": 1.0, "method": "clip"}, delay="5:2:0"),
+        unit(horizon=20, parameter={"gap": 0.2}, hyper={"eta": 2.0, "method": "share"}, instance_seed=1),
+    ]
+    assert swept(units) == ["T", "gap", "eta"]
+
+
+def test_a_cut_is_where_most_units_are_and_else_at_the_largest_problem():
+    small, large = unit(horizon=10), unit(horizon=20)
+    assert cut([small, large]) == [large]
+    assert cut([small, large, unit(curator="d")]) == [small, unit(curator="d")]
+    assert cut([large, small], "T") == [large, small]
+    assert cut([unit(batch=4), unit(batch=1), unit(delay=3)]) == [unit(batch=1)]
+    assert held([large], "T") == "K=2 m=1 delay=0"
+
+
+def test_a_line_follows_one_axis_with_everything_else_held():
+    units = [unit(float(t + m), horizon=t, batch=m) for t in (20, 10) for m in (1, 2)]
+    units += [unit(5.0, curator="once", horizon=10)]
+    line = lines(units, "T")
+    assert list(line) == ["c"]
+    assert [(x, row["regret"]["mean"]) for x, row in line["c"]] == [(10, 11.0), (20, 21.0)]
+
+
+def test_a_hyper_parameter_is_an_axis_too():
+    units = [unit(hyper={"eta": eta, "method": name}) for eta in (0.1, 0.2) for name in ("clip", "share")]
+    assert list(lines(units, "eta")) == ["c method=clip", "c method=share"]
+
+
+def test_slopes_are_exponents_of_regret_and_of_its_bound():
+    units = [unit(t**0.5, 10.0 * t**0.6, horizon=t) for t in (10, 100, 1000)]
+    (one,) = slopes(units)
+    assert (one.axis, one.at) == ("T", "K=2 m=1 delay=0")
+    assert one.regret[:3] == pytest.approx((0.5,) * 3)
+    assert one.bound[:3] == pytest.approx((0.6,) * 3)
+    units[0]["row"]["regret"]["mean"] = 0.0  # an oracle has none
+    units[1]["row"]["bound"]["value"] = None
+    assert slopes(units)[0][-2:] == (None, None)
+
+
+def test_looseness_has_a_point_for_every_bound():
+    assert looseness([unit(2.0, 6.0), unit(2.0, 8.0, batch=2), unit(curator="free")]) == {
+        "a  c": [(3.0, False), (4.0, False)]
+    }
+
+
+def test_test_beds_are_sorted_from_small_to_large_with_uniform_first():
+    units = [unit(horizon=20), unit(parameter={"gap": 9}), unit(parameter={"gap": 10}), unit(curator="uniform")]
+    order = [(one["row"]["horizon"], one["row"]["curator"]) for one in by_test_bed(reversed(units))["a"]]
+    assert order == [(10, "uniform"), (10, "c"), (10, "c"), (20, "c")]
+
+
+@pytest.fixture(scope="module")
+def swept_folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("swept")
+    grid = {"arms": {"switching": {"segments": [2, 3]}}, "curators": ["uniform", {"osmd": {"eta": [0.1, 0.2]}}]}
+    grid |= {"horizon": [40, 80], "arms_count": 3, "delay": [0, 2], "seeds": 2}
+    for one in expand(validate(Grid, grid)):
+        environment = {"command": "x", "commit": None, "versions": {}, "machine": "m", "python": "3"}
+        run_unit(one, out, environment)
+    return out
+
+
+def test_the_page_shows_curves_axes_heat_maps_looseness_and_slopes(swept_folder, tmp_path):
+    found = collect([swept_folder, swept_folder / "sweep"])
+    assert len(found.sweep) == len(list((swept_folder / "sweep").iterdir())) == 24
+    summary = write_report([swept_folder], tmp_path / "report.html")
+    assert summary["units"] == 24
+    page = (tmp_path / "report.html").read_text()
+    for title in ("Regret on switching", "Regret against T", "Regret against delay", "Regret against segments"):
+        assert f'aria-label="{title}' in page
+    assert 'aria-label="regret per round over T and segments"' in page
+    assert 'aria-label="regret / bound over T and segments"' in page
+    assert 'aria-label="Looseness of the bounds"' in page
+    assert "How regret grows" in page
+    assert "switching segments=2 / osmd eta=0.1" in page
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine")
+def test_a_browser_draws_every_picture_of_a_sweep(swept_folder, tmp_path):
+    write_report([swept_folder], tmp_path / "report.html")
+    seen = inspect(tmp_path / "report.html")
+    assert seen.drawn == seen.pictures == 8
+    assert seen.console == []
+
+
+def test_equal_sweeps_give_equal_pages(swept_folder, tmp_path):
+    for name in ("a", "b"):
+        write_report([swept_folder], tmp_path / name)
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+
+
+def test_a_unit_without_what_the_page_reads_is_named(tmp_path):
+    from curbench.sim.grid import write_unit
+
+    row = unit()["row"] | {"unit": "u", "seeds": 1}
+    path = tmp_path / "sweep" / "a-c-0.parquet"
+    write_unit(path, {"row": row, "environment": {}}, np.array([1]), np.array([[1.0, 1.0, 1.0]]), None)
+    with pytest.raises(ValueError, match=r"a-c-0.parquet.* lacks"):
+        collect([tmp_path])
