@@ -18,7 +18,7 @@ from curbench.curators.index import (
     optimism_,
     play_best_,
 )
-from curbench.curators.tabular import Design, Unit, unit_interval
+from curbench.curators.tabular import Design, Unit, draw_from_table, unit_interval
 from curbench.mirror import share_
 from curbench.types import Array, Bank
 
@@ -88,6 +88,7 @@ class CusumUcb(IndexPolicy):
     """
 
     update_core = staticmethod(update_core)
+    draw_core = staticmethod(draw_from_table)
     explores = True
 
     def __init__(
