@@ -129,17 +129,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
-def read_object(path: Path, *keys: str) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises ValueError, naming the file, if it holds something else or lacks one of ``keys``.
-    """
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises ValueError, naming the file, if it is none."""
     try:
-        content = json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(f"{path} is not JSON: {error}") from None
-    require_keys(path, content, *keys)
-    return content
 
 
 def require_keys(where: object, value: Any, *keys: str) -> None:
@@ -164,7 +159,8 @@ def previous_run(directory: Path, spec: dict[str, Any], *, resume: bool) -> dict
         return None
     if not resume:
         raise ValueError(f"a run exists in {directory}; pass --resume to continue it, or another --out")
-    run = read_object(path, "spec", "environment", "status")
+    run = read_json(path)
+    require_keys(path, run, "spec", "environment", "status")
     require_keys(f"{path}: spec", run["spec"])
     asked = json.loads(json.dumps(spec))
     changed = sorted(k for k in asked.keys() | run["spec"].keys() if asked.get(k) != run["spec"].get(k))

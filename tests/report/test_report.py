@@ -262,6 +262,16 @@ def test_a_simulation_that_lacks_something_is_named(everything, place, message):
         collect([everything])
 
 
+def test_files_that_are_not_text_or_not_parquet_are_named(tmp_path):
+    directory = write_run(tmp_path, SEC[0])
+    (directory / "selections" / "00000002.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"00000002.parquet is damaged"):
+        collect([tmp_path])
+    (directory / "run.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"run.json is not JSON"):
+        collect([tmp_path])
+
+
 def test_a_run_that_lacks_something_is_named(tmp_path):
     directory = write_run(tmp_path, SEC[0])
     (directory / "steps.jsonl").write_text('{"step": 1}\n')
