@@ -55,26 +55,41 @@ def _stability(s: Setting) -> float:
     return s.eta * (s.arms + s.batch - 1) / s.batch * s.horizon / 2
 
 
-def tracking_clip(s: Setting) -> float:
-    """[ln K + (1 - gamma)(S - 1) ln(K / gamma)] / eta + eta kappa T / 2 + gamma (1 - 1/K) T.
+def clip_terms(s: Setting) -> tuple[float, float, float]:
+    """(penalty, stability, floor) of theorem 1 A: its three terms, each bounding its own part of the regret.
 
-    Infinite when S > 1 without a floor. Source: docs/maths.md, theorem 1 A.
+    [ln K + (1 - gamma)(S - 1) ln(K / gamma)] / eta,  eta kappa T / 2,  gamma (1 - 1/K) T. The penalty is infinite when
+    S > 1 without a floor.
     """
     if s.segments > 1 and s.floor == 0.0:
-        return inf
-    move = 0.0 if s.segments == 1 else (1 - s.floor) * (s.segments - 1) * log(s.arms / s.floor)
-    return (log(s.arms) + move) / s.eta + _stability(s) + s.floor * (1 - 1 / s.arms) * s.horizon
+        move = inf
+    else:
+        move = 0.0 if s.segments == 1 else (1 - s.floor) * (s.segments - 1) * log(s.arms / s.floor)
+    return (log(s.arms) + move) / s.eta, _stability(s), s.floor * (1 - 1 / s.arms) * s.horizon
+
+
+def share_terms(s: Setting) -> tuple[float, float, float]:
+    """(penalty, stability, 0) of theorem 1 B.
+
+    [ln K + (S - 1) ln(K / alpha) + (T - S) ln(1 / (1 - alpha))] / eta,  eta kappa T / 2. The penalty is infinite when
+    S > 1 without sharing.
+    """
+    if (s.segments > 1 and s.share == 0.0) or s.share == 1.0:
+        move = inf
+    else:
+        move = 0.0 if s.segments == 1 else (s.segments - 1) * log(s.arms / s.share)
+        move -= (s.horizon - s.segments) * log1p(-s.share)
+    return (log(s.arms) + move) / s.eta, _stability(s), 0.0
+
+
+def tracking_clip(s: Setting) -> float:
+    """The sum of ``clip_terms``. Source: docs/maths.md, theorem 1 A."""
+    return sum(clip_terms(s))
 
 
 def tracking_share(s: Setting) -> float:
-    """[ln K + (S - 1) ln(K / alpha) + (T - S) ln(1 / (1 - alpha))] / eta + eta kappa T / 2.
-
-    Infinite when S > 1 without sharing. Source: docs/maths.md, theorem 1 B; Herbster & Warmuth 1998 for the comparator.
-    """
-    if (s.segments > 1 and s.share == 0.0) or s.share == 1.0:
-        return inf
-    move = 0.0 if s.segments == 1 else (s.segments - 1) * log(s.arms / s.share)
-    return (log(s.arms) + move - (s.horizon - s.segments) * log1p(-s.share)) / s.eta + _stability(s)
+    """The sum of ``share_terms``. Source: docs/maths.md, theorem 1 B; Herbster & Warmuth 1998 for the comparator."""
+    return sum(share_terms(s))
 
 
 def _dynamic(tracking: Callable[[Setting], float], s: Setting) -> float:
@@ -407,14 +422,18 @@ def mirror_slack(p, arm, expected, y, stepped, eta, floor):
     stepped   f64[K], the next distribution, before any sharing or restart
     eta       step size
     floor     gamma of the clipped simplex; 0 for share and restart
+    A step that is no distribution with this floor has slack -infinity.
     Source    docs/maths.md, lemma 3 (generalised Pythagoras). Arms at zero probability are no comparators.
     """
     k = p.size
     estimate = np.zeros(k)
     for j in range(arm.size):
         estimate[arm[j]] += (1.0 - y[j]) / expected[j]
-    linear, square, everywhere, tightest, scale = 0.0, 0.0, 0.0, np.inf, 1.0
+    linear, square, everywhere, tightest, scale, total = 0.0, 0.0, 0.0, np.inf, 1.0, 0.0
     for i in range(k):
+        total += stepped[i]
+        if stepped[i] < floor / k * (1.0 - 1e-9):  # outside the clipped simplex
+            return -np.inf, 1.0
         linear += p[i] * estimate[i]
         square += p[i] * estimate[i] * estimate[i]
         if p[i] > 0.0:
@@ -426,6 +445,8 @@ def mirror_slack(p, arm, expected, y, stepped, eta, floor):
             scale = max(scale, eta * estimate[i])
         elif floor > 0.0:  # a clipped distribution has no zero
             return -np.inf, 1.0
+    if abs(total - 1.0) > 1e-9:
+        return -np.inf, 1.0
     slack = (1.0 - floor) * tightest + floor / k * everywhere + 0.5 * eta * eta * square - eta * linear
     return slack, scale
 
