@@ -237,7 +237,7 @@ def rexp3(s: Setting) -> float:
 
 
 def top_clip(s: Setting) -> float:
-    """[ln K - (1 - gamma) ln m + (1 - gamma)(W / m) ln(K / gamma)] / eta + eta kappa T / 2 + gamma T.
+    """[ln K - (1 - gamma)(ln m - (W / m) ln(K / gamma))] / eta + eta kappa T / 2 + gamma (1 - m/K) T.
 
     Regret per draw to the best m arms with W swaps. Infinite when W > 0 without a floor, or with fewer than m arms.
     Source: docs/maths.md, theorem 1 M.
@@ -246,7 +246,8 @@ def top_clip(s: Setting) -> float:
         return inf
     keep = 1 - s.floor
     move = 0.0 if s.swaps == 0 else keep * s.swaps / s.batch * log(s.arms / s.floor)
-    return (log(s.arms) - keep * log(s.batch) + move) / s.eta + _stability(s) + s.floor * s.horizon
+    floor = s.floor * (1 - s.batch / s.arms) * s.horizon
+    return (log(s.arms) - keep * log(s.batch) + move) / s.eta + _stability(s) + floor
 
 
 def top_share(s: Setting) -> float:
@@ -263,9 +264,10 @@ def top_share(s: Setting) -> float:
 
 
 def mset(s: Setting) -> float:
-    """[m ln(K / m) + W ln(K / (gamma m))] / (eta m) + eta K' T / (2 m) + gamma T, K' = K, or K + m - 1 for iid draws.
+    """[m ln(K / m) + W ln(K / (gamma m))] / (eta m) + eta K' T / (2 m) + gamma (1 - m/K) T.
 
-    Regret per draw to the best m arms with W swaps. Infinite when W > 0 without a floor, or with fewer than m arms.
+    K' = K, or K + m - 1 for iid draws. Regret per draw to the best m arms with W swaps. Infinite when W > 0
+    without a floor, or with fewer than m arms.
     Source: docs/maths.md, theorem 3.
     """
     k, m = s.arms, s.batch
@@ -273,7 +275,8 @@ def mset(s: Setting) -> float:
         return inf
     move = 0.0 if s.swaps == 0 else s.swaps * log(k / (s.floor * m))
     second = k if s.distinct else k + m - 1
-    return (m * log(k / m) + move) / (s.eta * m) + s.eta * second * s.horizon / (2 * m) + s.floor * s.horizon
+    floor = s.floor * (1 - m / k) * s.horizon
+    return (m * log(k / m) + move) / (s.eta * m) + s.eta * second * s.horizon / (2 * m) + floor
 
 
 def exp3_m(s: Setting) -> float:

@@ -1,4 +1,4 @@
-from math import ceil, log
+from math import ceil, e, log
 
 import numpy as np
 import pytest
@@ -106,3 +106,85 @@ def test_many_enormous_losses_on_every_arm_leave_a_distribution_with_a_certifica
     assert (stepped > 0).all()
     slack, scale = mirror_slack(p, arm, expected, y, stepped, 1e4, 0.0)
     assert slack >= -SLACK_TOLERANCE * scale
+
+
+USUAL = Setting(
+    arms=10, batch=1, horizon=10_000, eta=0.01, floor=0.1, share=1e-4, restart_every=500, bias=0.01, gap=(0.1,) * 9
+)
+NOT_PROVED_FOR_MORE_DRAWS = (
+    "exp3_gain",
+    "exp3_ix",
+    "exp3_p",
+    "exp3_s",
+    "rexp3",
+    "tsallis_iw",
+    "tsallis_rv",
+    "ucb1_gap",
+)
+UPPER = [bound for bound in BOUNDS.values() if not bound.lower]
+
+
+def test_every_upper_bound_is_above_every_lower_bound():
+    s = USUAL._replace(eta=(2 * log(10) / (10 * 10_000)) ** 0.5)
+    lower = max(bound.value(s) for bound in BOUNDS.values() if bound.lower)
+    for bound in UPPER:
+        if bound.name not in ("full_information", "ucb1_gap"):  # sees more; is for a given gap
+            assert lower < bound.value(s) < np.inf, bound.name
+
+
+@pytest.mark.parametrize("bound", UPPER, ids=lambda b: b.name)
+def test_bounds_are_infinite_where_their_conditions_fail(bound):
+    if bound.comparator == "static" and bound.name not in ("full_information", "ucb1_gap"):
+        assert bound.value(USUAL._replace(segments=2, variation=0.1, floor=0.0)) == np.inf
+    if bound.name in NOT_PROVED_FOR_MORE_DRAWS:
+        assert bound.value(USUAL._replace(batch=2)) == np.inf
+    if bound.comparator == "top_m":
+        assert bound.value(USUAL._replace(batch=11)) == np.inf
+    if bound.name in ("top_clip", "mset", "exp3_m"):
+        assert bound.value(USUAL._replace(swaps=1, floor=0.0)) == np.inf
+
+
+def test_bounds_need_what_they_are_about():
+    tsallis, ucb1 = BOUNDS["tsallis_rv_gap"].value, BOUNDS["ucb1_gap"].value
+    assert tsallis(USUAL) < np.inf
+    assert tsallis(USUAL._replace(gap=(0.1, 0.0))) == np.inf  # the best arm is not unique
+    assert tsallis(USUAL._replace(variation=0.1)) == ucb1(USUAL._replace(variation=0.1)) == np.inf
+    exp3_p = BOUNDS["exp3_p"].value
+    assert exp3_p(USUAL._replace(eta=0.001)) < np.inf
+    assert exp3_p(USUAL._replace(eta=0.02)) == np.inf  # an exponent above one
+
+
+def test_tuned_bounds_have_their_published_constants():
+    k, t = 10, 100_000
+    unit = (k * t * log(k)) ** 0.5
+    gain = Setting(k, 1, t, eta=0.1, floor=(k * log(k) / ((e - 1) * t)) ** 0.5)
+    assert BOUNDS["exp3_gain"].value(gain) == pytest.approx(2 * (e - 1) ** 0.5 * unit)
+    p = Setting(k, 1, t, eta=0.95 * unit / (k * t), floor=1.05 * unit / t, bias=unit / (k * t))
+    assert BOUNDS["exp3_p"].value(p) <= 5.15 * unit + (k * t / log(k)) ** 0.5
+    assert BOUNDS["tsallis_iw"].value(gain) == 4 * (k * t) ** 0.5 + 1
+    m = 4
+    distinct = Setting(k, m, t, eta=(2 * m * log(k / m) / (k * t)) ** 0.5, distinct=True)
+    assert m * BOUNDS["mset"].value(distinct) == pytest.approx((2 * m * k * t * log(k / m)) ** 0.5)
+    assert BOUNDS["mset"].value(distinct._replace(distinct=False)) > BOUNDS["mset"].value(distinct)
+
+
+def test_restarted_gains_pay_for_every_block_and_for_the_variation():
+    s = USUAL._replace(horizon=1_100, variation=2.0)
+    assert BOUNDS["rexp3"].value(s) == pytest.approx(3 * 10 * log(10) / 0.1 + (e - 1) * 0.1 * 1_100 + 500 * 2.0)
+
+
+def test_against_one_arm_the_set_bounds_are_the_tracking_bounds():
+    for name, other in (("top_clip", "tracking_clip"), ("top_share", "tracking_share"), ("mset", "tracking_clip")):
+        assert BOUNDS[name].value(USUAL) == pytest.approx(BOUNDS[other].value(USUAL), rel=0.02)
+        swapped = BOUNDS[name].value(USUAL._replace(swaps=3))
+        assert swapped == pytest.approx(BOUNDS[other].value(USUAL._replace(segments=4)), rel=0.05)
+
+
+def test_lower_bounds_by_concatenation():
+    s = USUAL._replace(segments=4, variation=10.0)
+    assert BOUNDS["lower_switching"].value(s) == pytest.approx((10 * 10_000 * 4) ** 0.5 / 20)
+    assert BOUNDS["lower_variation"].value(s) == pytest.approx(0.063 * 100 ** (1 / 3) * 10_000 ** (2 / 3), rel=0.02)
+    for variation in (0.0, 1e-3, 1e4):  # no variation, blocks longer than the horizon, blocks shorter than K
+        assert BOUNDS["lower_variation"].value(s._replace(variation=variation)) == 0.0
+    # K = 2 and the gap sqrt(K/T)/4 give about sqrt(KT)/16.
+    assert BOUNDS["lower_hard"].value(Setting(2, 1, 10_000, eta=0.1)) == pytest.approx(200**0.5 * 10 / 16, rel=0.01)

@@ -156,10 +156,12 @@ class Multinomial(Osmd):
 
 def test_stale_propensities_are_found_by_every_check_of_them():
     hyper = {"design": "iid", "eta": 0.5, "floor": 0.2}
-    _, log = logs(Stale, **hyper)
+    curator, log = logs(Stale, **hyper)
     assert np.abs(estimate_z(log)).max() > Z_LIMIT
     assert np.abs(log[0].stated / log[0].expected - 1).max() > 0.1
     assert min_slack(Stale, **hyper) == -np.inf
+    curator.core.p[:] = [0.4, 0.3, 0.1, 0.1, 0.1]
+    assert np.abs(propensity_z(curator, 2_000)).max() > Z_LIMIT
 
 
 def test_multinomial_draws_without_replacement_are_found_by_both_z_tests():
