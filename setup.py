@@ -127,6 +127,10 @@ class Build(build_ext):
             self.force = True
         super().build_extensions()
 
+    def copy_extensions_to_source(self):
+        self.force = True  # what is there may be newer, and of another decision
+        super().copy_extensions_to_source()
+
     def add_cuda(self, extension, command, runtime):
         extension.sources += sorted(map(str, CSRC.glob("cuda/*.cu")))
         extension.library_dirs.append(str(runtime))

@@ -14,10 +14,10 @@ from curbench.kernels.extension import load
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def run_python(*arguments, **environment):
+def run_python(*arguments, cwd=ROOT, **environment):
     return subprocess.run(
         [sys.executable, *arguments],
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
@@ -135,6 +135,28 @@ def test_an_extension_of_another_decision_is_compiled_again(tmp_path):
     assert build(tmp_path, CURBENCH_CUDA="0").returncode == 0
     built.write_bytes(b"built with CUDA for 90, CURBENCH_CUDA=1")
     assert build(tmp_path, CURBENCH_CUDA="0").returncode == 1
+
+
+def test_the_extension_carries_the_note_of_its_build():
+    assert kernels.build_info()["build"].encode() in pathlib.Path(load().__file__).read_bytes()
+
+
+def test_an_extension_in_place_is_replaced_even_if_it_is_newer(tmp_path):
+    pytest.importorskip("pybind11")
+    kept = pathlib.Path("curbench", "kernels", pathlib.Path(load().__file__).name)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    for folder, note in (("build", b"built without CUDA: CURBENCH_CUDA=0"), (".", b"another")):
+        (tmp_path / folder / kept).parent.mkdir(parents=True)
+        (tmp_path / folder / kept).write_bytes(note)
+    os.utime(tmp_path / kept, (2**32, 2**32))
+    (tmp_path / "curbench" / "kernels" / "__init__.py").touch()
+    (tmp_path / "curbench" / "__init__.py").touch()
+    arguments = ("setup.py", "-q", "build_ext", "--inplace", "--build-lib", "build")
+    run = run_python(*arguments, cwd=tmp_path, CURBENCH_CUDA="0", CC="false", CXX="false")
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / kept).read_bytes() == b"built without CUDA: CURBENCH_CUDA=0"
 
 
 @pytest.mark.parametrize(
