@@ -36,6 +36,18 @@ def test_importing_the_kernels_imports_neither_torch_nor_numba():
     assert run_python("-c", code).stdout.strip() == "set()"
 
 
+def test_the_tests_of_the_kernels_need_little_of_what_the_package_needs():
+    code = """if True:
+        import sys
+        absent = "scipy pydantic reasoning_gym transformers yaml typer rich pyarrow safetensors matplotlib"
+        sys.modules.update(dict.fromkeys(absent.split()))
+        import pytest
+        sys.exit(pytest.main(["--collect-only", "-p", "no:cacheprovider", "-m", "cuda", "tests/kernels"]))
+    """
+    run = run_python("-c", code)
+    assert run.returncode == 0, run.stdout
+
+
 def test_calling_an_op_on_numpy_arrays_does_not_import_torch():
     code = "import sys, curbench.kernels as k; k.group_advantage([0.0, 1.0], 2); print('torch' in sys.modules)"
     assert run_python("-c", code).stdout.strip() == "False"

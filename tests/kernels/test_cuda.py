@@ -10,7 +10,19 @@ pytestmark = pytest.mark.cuda
 
 
 def on_device(value):
-    return torch.from_numpy(value).cuda() if isinstance(value, np.ndarray) else value
+    """The array as a tensor on the device. What ``padded`` made is sliced there, since moving a slice compacts it."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.ndim == 2 and value.base is not None:
+        return torch.from_numpy(value.base).cuda()[:, : value.shape[1]]
+    return torch.from_numpy(value).cuda()
+
+
+def padded(matrix, extra):
+    """The matrix as a slice of one that is ``extra`` columns of NaN, or True, wider."""
+    wide = np.full((len(matrix), matrix.shape[1] + extra), np.nan, matrix.dtype)
+    wide[:, : matrix.shape[1]] = matrix
+    return wide[:, : matrix.shape[1]]
 
 
 def assert_same_bits(op, *args, **options):
@@ -25,6 +37,12 @@ def assert_same_bits(op, *args, **options):
         else:
             assert a == b
     return result
+
+
+def test_padded_rows_stay_padded_on_the_device():
+    matrix = padded(np.ones((2, 3), np.float32), 5)
+    assert on_device(matrix).stride() == (8, 1)
+    assert torch.equal(on_device(matrix).cpu(), torch.ones(2, 3))
 
 
 def rewards(dtype, sizes, seed=0):
@@ -51,13 +69,11 @@ def test_group_advantage_of_equal_rewards_is_exactly_zero():
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 31), (8, 33), (40, 1000), (5, 0)])
 def test_policy_improvement(ratio, rows, tokens):
     rng = np.random.default_rng(rows)
-    old = -rng.exponential(1.0, (rows, tokens + 5)).astype(np.float32)
+    old = -rng.exponential(1.0, (rows, tokens)).astype(np.float32)
     new = old + 0.05 * rng.standard_normal(old.shape).astype(np.float32)
-    new[:, tokens:] = np.nan
-    advantage = rng.standard_normal(rows)
+    arguments = (padded(new, 5), padded(old, 3), rng.standard_normal(rows), np.array([0, rows]))
     lengths = {"length": rng.integers(0, tokens + 1, rows)}
-    for tail in ({"mask": rng.random((rows, tokens)) < 0.6}, lengths):
-        arguments = (new[:, :tokens], old[:, :tokens], advantage, np.array([0, rows]))
+    for tail in ({"mask": padded(rng.random((rows, tokens)) < 0.6, 7)}, lengths):
         assert_same_bits(policy_improvement, *arguments, ratio=ratio, ratio_clip=3.0, **tail)
 
 
@@ -66,7 +82,7 @@ def test_policy_improvement(ratio, rows, tokens):
 @pytest.mark.parametrize(("rows", "features", "count"), [(1, 1, 1), (33, 1, 5), (1025, 70, 64), (1_100_003, 3, 999)])
 def test_score_bank(design, floor, rows, features, count):
     rng = np.random.default_rng(rows)
-    feature, weight = rng.standard_normal((rows, features), np.float32), rng.standard_normal(features)
+    feature, weight = padded(rng.standard_normal((rows, features), np.float32), 2), rng.standard_normal(features)
     options = {"count": count, "design": design, "floor": floor, "seed": 2**63 + 5, "step": 7}
     assert_same_bits(score_bank, feature, weight, **options)
     if rows > 100:
