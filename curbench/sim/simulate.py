@@ -19,6 +19,7 @@ from curbench.philox import spawn_seeds
 from curbench.record import environment, write_atomic
 from curbench.regret import BOUNDS, SLACK_TOLERANCE, Bound, Setting
 from curbench.sim.arms import Arms
+from curbench.sim.comparator import advantage_over, price
 from curbench.sim.delay import NO_DELAY, Delay, parse_delay
 from curbench.sim.driver import Trajectory, is_compiled, run_compiled, run_loop, time_compiled
 from curbench.stats import Interval, mean_interval, upper_limit
@@ -42,6 +43,7 @@ class Simulation:
     """
 
     arms: Arms
+    comparator: str
     curator: str
     hyper: dict[str, Any]
     resolved: dict[str, Any]
@@ -90,7 +92,7 @@ class Simulation:
             "horizon": self.arms.horizon,
             "seeds": self.seeds,
             "batch": self.batch,
-            "regret": _interval(self.regret) | {"kind": self.kind, "comparator": self.arms.comparator},
+            "regret": _interval(self.regret) | {"kind": self.kind, "comparator": self.comparator},
             "sampled_regret": _interval(self.sampled),
             "bound": bound,
             "holds": self.holds,
@@ -127,6 +129,7 @@ def simulate(
     batch: int = 1,
     hyper: dict[str, Any] | None = None,
     delay: Delay | int | str = NO_DELAY,
+    comparator: str | None = None,
     first_seed: int = 0,
     threads: int | None = None,
     progress: Callable[[], None] = lambda: None,
@@ -136,6 +139,7 @@ def simulate(
     batch     m, draws per round
     hyper     hyper-parameters of the curator; the design defaults to iid, which theorems 1 and 2 assume
     delay     when feedback arrives: rounds of lateness, or ROUNDS[:JITTER[:LOSS]]; no bound covers late feedback
+    comparator  what regret is measured against, see ``comparator.COMPARATORS``; default that of the test-bed
     threads   seeds run side by side; default all cores
     progress  called after every seed
     Raises    ValueError for a curator that does not exist, fewer than one seed, or hyper-parameters it refuses.
@@ -159,7 +163,9 @@ def simulate(
 
     grid = np.unique(np.geomspace(1, arms.horizon, GRID_POINTS).astype(np.int64))
     example, pair = fresh(first_seed)
-    covered = None if late != NO_DELAY or arms.rested else _bound(example, arms)
+    comparator = comparator or arms.comparator
+    ahead = advantage_over(arms, comparator, batch, grid)
+    covered = None if late != NO_DELAY or arms.rested else _bound(example, arms, comparator)
     compiled = is_compiled(example)
     timing = time_compiled(lambda: fresh(first_seed)[0], arms, pair, grid, late) if compiled else None
 
@@ -173,7 +179,7 @@ def simulate(
     with ThreadPoolExecutor(workers) as pool:
         trajectory = list(pool.map(run, range(first_seed, first_seed + seeds)))
     us = timing or (np.mean([one.us for one in trajectory]), np.mean([one.us_full for one in trajectory]))
-    return _summarise(arms, curator, hyper, example, covered, trajectory, grid, us)
+    return _summarise(arms, curator, hyper, example, covered, trajectory, grid, comparator, ahead, us)
 
 
 def _summarise(
@@ -184,10 +190,12 @@ def _summarise(
     covered: tuple[Bound, Setting] | None,
     trajectory: list[Trajectory],
     grid: Array,
+    comparator: str,
+    ahead: Array,
     us: Any,
 ) -> Simulation:
-    p_form = np.array([one.p_form for one in trajectory])
-    sampled = np.array([one.sampled for one in trajectory])
+    p_form = np.array([one.p_form for one in trajectory]) - ahead
+    sampled = np.array([one.sampled for one in trajectory]) - ahead
     kind = "sampled" if np.isnan(p_form).any() else "p_form"
     curve = sampled if kind == "sampled" else p_form
     slack = np.array([one.min_slack for one in trajectory])
@@ -200,6 +208,7 @@ def _summarise(
         covered, bound, value = None, None, None
     return Simulation(
         arms=arms,
+        comparator=comparator,
         curator=curator,
         hyper=hyper,
         resolved=example.resolved(),
@@ -210,7 +219,7 @@ def _summarise(
         kind=kind,
         bound=bound,
         value=value,
-        holds=None if value is None else _holds(curve[:, -1], value),
+        holds=None if bound is None or value is None or bound.status != "proved" else _holds(curve[:, -1], value),
         min_slack=None if np.isnan(slack).any() else float(slack.min()),
         capped_rounds=capped,
         us_per_round=float(us[0]),
@@ -218,7 +227,7 @@ def _summarise(
         driver="compiled" if is_compiled(example) else "python",
         grid=grid,
         curve=np.array([mean_interval(column)[:3] for column in curve.T]),
-        bound_curve=covered and _bound_curve(*covered, arms, grid),
+        bound_curve=covered and _bound_curve(*covered, arms, comparator, grid),
     )
 
 
@@ -229,29 +238,24 @@ def _holds(regret: Array, value: float) -> bool | None:
     return None if regret.size < FEW_SEEDS and regret.mean() <= value else False
 
 
-def _bound(curator: Curator, arms: Arms) -> tuple[Bound, Setting] | None:
+def _bound(curator: Curator, arms: Arms, comparator: str) -> tuple[Bound, Setting] | None:
     """The bound that covers this curator on these arms, at the parameters that really run."""
-    covered = curator.bound(arms.comparator)
+    covered = curator.bound(comparator)
     if covered is None:
         return None
     name, used = covered
-    return BOUNDS[name], Setting(
-        arms=arms.count,
-        batch=curator.batch,
-        horizon=arms.horizon,
-        segments=arms.segments,
-        variation=arms.variation,
-        **used,
-    )
+    setting = Setting(arms=arms.count, batch=curator.batch, horizon=arms.horizon, **used)
+    charged = price(arms, comparator, curator.batch)
+    return BOUNDS[name], setting._replace(**{key: value[-1].item() for key, value in charged.items()})
 
 
-def _bound_curve(bound: Bound, setting: Setting, arms: Arms, grid: Array) -> Array:
+def _bound_curve(bound: Bound, setting: Setting, arms: Arms, comparator: str, grid: Array) -> Array:
     """f64[n], the bound after the first t rounds, with the step size and floor of the whole run."""
+    charged = price(arms, comparator, setting.batch)
     segment = np.searchsorted(arms.start, grid, side="left") - 1
-    pieces, variation = arms.comparator_pieces, arms.cumulative_variation
     return np.array(
         [
-            bound.value(setting._replace(horizon=int(t), segments=int(pieces[s]), variation=float(variation[s])))
+            bound.value(setting._replace(horizon=int(t), **{key: value[s].item() for key, value in charged.items()}))
             for t, s in zip(grid, segment, strict=True)
         ]
     )
@@ -297,12 +301,17 @@ def kept(
         return None
     if not resume:
         raise ValueError(f"{path} exists; pass --resume to keep it, or choose another --out")
-    return json.loads(path.read_text())["row"]
+    try:
+        return json.loads(path.read_text())["row"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{path} is not a kept simulation; delete it to run it again") from error
 
 
 def _json(value: Array) -> list[Any]:
     """Nested lists with None where a number is not finite: JSON has no infinity."""
-    return np.where(np.isfinite(value), value, None).tolist()
+    out = value.astype(object)
+    out[~np.isfinite(value)] = None
+    return out.tolist()
 
 
 def keep(out: Path, result: Simulation, spec: dict[str, Any]) -> Path:

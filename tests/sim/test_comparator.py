@@ -1,0 +1,75 @@
+"""Comparators against direct sums over rounds."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curbench.sim.arms import Arms, make_arms
+from curbench.sim.comparator import advantage_over, price, swaps
+from curbench.sim.simulate import simulate
+
+
+@st.composite
+def beds(draw):
+    k, s, t = draw(st.integers(2, 5)), draw(st.integers(1, 4)), draw(st.integers(8, 20))
+    start = sorted({0, *draw(st.lists(st.integers(1, t - 1), min_size=s - 1, max_size=s - 1))})
+    mean = draw(st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.5, 1.0]), min_size=k * len(start), max_size=k * len(start)))
+    return Arms("drawn", np.array(start), np.reshape(mean, (len(start), k)), t, "switching", "test")
+
+
+def by_round(arms):
+    return arms.mean[np.searchsorted(arms.start, np.arange(arms.horizon), side="right") - 1]
+
+
+@given(beds(), st.integers(1, 2))
+def test_advantages_are_sums_over_rounds(arms, m):
+    mu = by_round(arms)
+    grid = np.arange(1, arms.horizon + 1)
+    best = mu.max(axis=1)
+    fixed = mu[:, np.argmax(mu.sum(axis=0))]
+    top = np.sort(mu, axis=1)[:, -m:].mean(axis=1)
+    assert np.abs(advantage_over(arms, "static", m, grid)[-1] - (best.sum() - mu.sum(axis=0).max())) < 1e-9
+    np.testing.assert_allclose(advantage_over(arms, "top_m", m, grid), np.cumsum(best - top), atol=1e-9)
+    assert not advantage_over(arms, "switching", m, grid).any()
+    if np.unique(mu.sum(axis=0)).size == arms.count:
+        np.testing.assert_allclose(advantage_over(arms, "static", m, grid), np.cumsum(best - fixed), atol=1e-9)
+
+
+@given(beds())
+def test_swaps_of_one_arm_are_the_switches_of_the_best_arm(arms):
+    """Keeping a member among equals is greedy in both."""
+    assert swaps(arms, 1)[-1] >= arms.segments - 1
+    if all(np.unique(row).size == row.size for row in arms.mean):
+        assert swaps(arms, 1)[-1] == arms.segments - 1
+
+
+def test_swaps_known_answer():
+    mean = np.array([[0.9, 0.8, 0.1, 0.1], [0.9, 0.1, 0.8, 0.1], [0.1, 0.1, 0.8, 0.9], [0.5, 0.5, 0.5, 0.5]])
+    arms = Arms("four", np.array([0, 10, 20, 30]), mean, 40, "switching", "test")
+    assert swaps(arms, 2).tolist() == [0, 1, 2, 2]
+    assert set(price(arms, "top_m", 2)) == {"segments", "variation", "swaps"}
+    assert price(arms, "static", 2) == {}
+
+
+def test_static_regret_on_moving_arms_is_smaller_and_may_be_negative():
+    arms = make_arms("switching", horizon=4_000)
+    moving = simulate(arms, "osmd", seeds=4, hyper={"segments": 10})
+    fixed = simulate(arms, "osmd", seeds=4, hyper={"segments": 10}, comparator="static")
+    assert fixed.regret.mean < moving.regret.mean
+    assert fixed.bound.name == moving.bound.name == "tracking_clip"
+    assert fixed.value < moving.value
+    assert fixed.holds is not False
+
+
+@pytest.mark.parametrize(
+    ("bed", "change", "message"),
+    [
+        ("stationary", {"comparator": "best"}, "unknown comparator 'best'; choose from static, switching"),
+        ("stationary", {"comparator": "top_m", "batch": 11}, "no 11 best arms among 10"),
+        ("rested_rotting", {"comparator": "static"}, "only the dynamic comparator exists"),
+    ],
+)
+def test_comparators_that_do_not_exist_are_refused(bed, change, message):
+    with pytest.raises(ValueError, match=message):
+        simulate(make_arms(bed, horizon=100), "uniform", seeds=1, **change)
