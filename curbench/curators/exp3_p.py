@@ -20,7 +20,6 @@ class Exp3PCore(NamedTuple):
     eta: float
     mix: float
     bias: float  # beta
-    shift: float  # 0: gains
     low: float
     high: float
 
@@ -70,7 +69,7 @@ class Exp3P(TabularCurator):
         largest = mix / ((1 + bias) * k)
         eta = chosen("eta", eta, min(0.95 * sqrt(entropy / (t * k)), largest), largest=largest)
         p = np.full(k, 1.0 / k)
-        self.core = Exp3PCore(p, p.copy(), eta, mix, bias, 0.0, **check_range(low, high))
+        self.core = Exp3PCore(p, p.copy(), eta, mix, bias, **check_range(low, high))
 
     def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
         if comparator != "static":

@@ -20,7 +20,6 @@ class Exp3SCore(NamedTuple):
     eta: float
     mix: float
     share: float  # alpha
-    shift: float  # 0: gains
     low: float
     high: float
 
@@ -68,7 +67,7 @@ class Exp3S(TabularCurator):
         mix = chosen("mix", mix, sqrt(k * (segments * log(k * t) + e) / ((e - 1) * t)), largest=1.0)
         share = chosen("share", share, 1.0 / t, largest=1.0)
         p = np.full(k, 1.0 / k)
-        self.core = Exp3SCore(p, p.copy(), mix / k, mix, share, 0.0, **check_range(low, high))
+        self.core = Exp3SCore(p, p.copy(), mix / k, mix, share, **check_range(low, high))
 
     def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
         if comparator not in ("static", "switching"):

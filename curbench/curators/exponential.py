@@ -1,47 +1,28 @@
 """What the exponential-weights curators share: the compiled step, and the checks of their parameters.
 
-Their weights f64[K] sum to 1 and are multiplied by exp(eta ghat) with ghat the estimate of a reward y (gain form) or of
-y - 1 (loss form); draws follow p = (1 - mix) weight + mix / K. ``expected`` is the expected number of draws of the arm
-in the round (m p for m iid draws), so that an estimate averages the m rewards of the round.
+Their weights f64[K] sum to 1 and are multiplied by exp(eta ghat) with ghat the estimate of a reward y; draws follow
+p = (1 - mix) weight + mix / K. ``expected`` is the expected number of draws of the arm in the round (m p for m iid
+draws), so that an estimate averages the m rewards of the round.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numba as nb
 
 from curbench.curators.tabular import unit_interval
-from curbench.mirror import SMALLEST, exponentiated_step_, mix_, project_on_floor_
-from curbench.types import Array
+from curbench.mirror import exponentiated_step_
 
 Form = Literal["loss", "gain"]
 
 
-class ExponentialCore(NamedTuple):
-    p: Array  # what is drawn from
-    weight: Array  # the exponential weights; the same array as p when nothing is mixed in
-    eta: float
-    mix: float  # gamma: the share of uniform draws, of all arms together
-    shift: float  # 1: losses 1 - y; 0: gains
-    low: float
-    high: float
-
-
 @nb.njit
 def exponential_step_(core, arm, expected, utility):
-    """weight_i *= exp(eta sum_j (y_j - shift) / expected_j) over the draws j of arm i; left unnormalised."""
+    """weight_i *= exp(eta sum_j y_j / expected_j) over the draws j of arm i; left unnormalised."""
     for j in range(utility.size):
-        loss = core.shift - unit_interval(utility[j], core.low, core.high)
-        exponentiated_step_(core.weight, arm[j], loss / expected[j], core.eta)
-
-
-@nb.njit
-def update_core(core, arm, expected, utility, step):
-    """One exponential step, and the mixture with uniform draws."""
-    exponential_step_(core, arm, expected, utility)
-    project_on_floor_(core.weight, SMALLEST)
-    mix_(core.p, core.weight, core.mix)
+        y = unit_interval(utility[j], core.low, core.high)
+        exponentiated_step_(core.weight, arm[j], -y / expected[j], core.eta)
 
 
 def check_range(low: float, high: float) -> dict[str, float]:

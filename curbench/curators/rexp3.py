@@ -21,7 +21,6 @@ class Rexp3Core(NamedTuple):
     eta: float
     mix: float
     restart_every: int
-    shift: float  # 0: gains
     low: float
     high: float
 
@@ -72,7 +71,7 @@ class Rexp3(TabularCurator):
         every = min(t, tuned) if restart_every is None else int(restart_every)
         mix = chosen("mix", mix, tuned_mix(k, every), largest=1.0)
         p = np.full(k, 1.0 / k)
-        self.core = Rexp3Core(p, p.copy(), mix / k, mix, every, 0.0, **check_range(low, high))
+        self.core = Rexp3Core(p, p.copy(), mix / k, mix, every, **check_range(low, high))
 
     def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
         if comparator not in ("static", "switching", "dynamic"):
