@@ -50,7 +50,9 @@ def svg(figure: Figure, title: str) -> str:
 def regret_figure(name: str, simulation: list[dict[str, Any]]) -> str:
     """Regret of every curator on one test-bed over rounds, with the interval over seeds and the bound, dashed."""
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(5.4, 3.6))
+        below = len(simulation) > 4  # a long legend would cover the curves
+        rows = len(simulation) // 2 + 1
+        figure, axis = plt.subplots(figsize=(5.4, 3.4 + 0.2 * rows if below else 3.6))
         for colour, one in zip(_colours(), simulation, strict=False):
             t, curve = np.array(one["round"]), np.array(one["curve"], float)
             axis.plot(t, curve[:, 0], color=colour, label=_sim_label(one["row"]))
@@ -62,7 +64,10 @@ def regret_figure(name: str, simulation: list[dict[str, Any]]) -> str:
             axis.set_xlim(left=10)
         axis.set_ylim(bottom=max(0.1, axis.get_ylim()[0]))
         axis.plot([], [], color="#555555", linestyle="--", linewidth=1, label="bound")
-        axis.legend(fontsize=8)
+        if below:
+            figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+        else:
+            axis.legend(fontsize=8)
         return svg(figure, f"Regret on {name}")
 
 

@@ -158,13 +158,15 @@ def _sweep(units: list[Unit]) -> Iterable[str]:
     )
     bed = by_test_bed(units)
     for name, same in bed.items():
-        shown = cut(same)
-        yield _figure(figures.regret_figure(f"{name}  {held(shown)}", shown))
-    axes = swept(units)
+        largest = cut(same)
+        yield _figure(figures.regret_figure(f"{name}  {held(largest)}", largest))
+    axes = dict.fromkeys(axis for same in bed.values() for axis in swept(same))
     for axis in axes:
         panel = {f"{name}\n{held(cut(same, axis), axis)}": lines(same, axis) for name, same in bed.items()}
-        yield _figure(figures.axis_figure(axis, {title: line for title, line in panel.items() if line}))
-    for x, y in combinations(sorted(set(axes) & settings(units[0]["row"]).keys() - {"delay"}), 2):
+        shown = {title: line for title, line in panel.items() if line}
+        if shown:
+            yield _figure(figures.axis_figure(axis, shown))
+    for x, y in combinations(sorted(axes.keys() & settings(units[0]["row"]).keys() - {"delay"}), 2):
         for title, of in HEAT.items():
             cells = _heat(bed, x, y, of)
             if cells:
@@ -231,7 +233,8 @@ SIMULATION_HEAD = (
 def _simulation_row(row: dict[str, Any]) -> list[str]:
     regret, bound, certificate = row["regret"], row["bound"], row["certificate"]
     failed = row["holds"] is False or certificate["holds"] is False
-    verdict = {True: "holds", False: "violated", None: "open" if bound["value"] is not None else ""}[row["holds"]]
+    untested = "open" if bound.get("status") == "proved" else "plotted"  # only what is proved can fail
+    verdict = {True: "holds", False: "violated", None: "" if bound["value"] is None else untested}[row["holds"]]
     if certificate["holds"] is False:
         verdict += ", certificate violated"
     span = "" if regret["lo"] is None else f" [{regret['lo']:.1f}, {regret['hi']:.1f}]"

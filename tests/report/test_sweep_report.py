@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from curbench.config import validate
-from curbench.report import write_report
+from curbench.report import page, write_report
 from curbench.report.collect import collect
 from curbench.report.sweep import by_test_bed, cut, held, lines, looseness, slopes, swept
 from curbench.sim.grid import Grid, expand, run_unit
@@ -69,6 +69,15 @@ def test_test_beds_are_sorted_from_small_to_large_with_uniform_first():
     units = [unit(horizon=20), unit(parameter={"gap": 9}), unit(parameter={"gap": 10}), unit(curator="uniform")]
     order = [(one["row"]["horizon"], one["row"]["curator"]) for one in by_test_bed(reversed(units))["a"]]
     assert order == [(10, "uniform"), (10, "c"), (10, "c"), (20, "c")]
+
+
+def test_what_differs_only_between_test_beds_is_no_axis(monkeypatch):
+    units = [unit(arms="a", arms_count=2), unit(arms="b", arms_count=3)]
+    monkeypatch.setattr(page.figures, "regret_figure", lambda name, units: name)
+    monkeypatch.setattr(page, "_simulation_row", lambda row: [])
+    shown = "".join(page._sweep(units))
+    assert "a  K=2 T=10" in shown
+    assert "Regret against" not in shown
 
 
 @pytest.fixture(scope="module")
