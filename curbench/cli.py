@@ -90,6 +90,9 @@ def sim(
     batch: Annotated[int, typer.Option(help="m, draws per round.")] = 1,
     arms: Annotated[int | None, typer.Option(help="K, where the test-bed leaves it open; default 10.")] = None,
     instance_seed: Annotated[int, typer.Option(help="What is random about the test-bed itself.")] = 0,
+    delay: Annotated[str, typer.Option(metavar="ROUNDS[:JITTER[:LOSS]]", help="When feedback arrives.")] = "0",
+    comparator: Annotated[str | None, typer.Option(help="static, switching, dynamic or top_m.")] = None,
+    noise: Annotated[str | None, typer.Option(metavar="KIND[:SCALE[:shared]]", help="Of rewards.")] = None,
     setting: Set = [],  # noqa: B006  # typer copies it
     out: Out = None,
     resume: Resume = False,
@@ -99,24 +102,28 @@ def sim(
     from curbench.config import parse_hyper, parse_settings, settings_of, split_work
     from curbench.console import bars
     from curbench.curators import curator_class
-    from curbench.sim.arms import make_arms
-    from curbench.sim.simulate import describe, keep, kept, simulate
+    from curbench.sim.arms import make_arms, parse_noise
+    from curbench.sim.delay import parse_delay
+    from curbench.sim.simulate import describe, keep, kept, make_curator, simulate
 
     arms_name, curators = split_work(work, "ARMS", "CURATOR")
-    bed = make_arms(arms_name, horizon=horizon, arms=arms, instance_seed=instance_seed)
+    scatter = {} if noise is None else {"noise": parse_noise(noise)}
+    bed = make_arms(arms_name, horizon=horizon, arms=arms, instance_seed=instance_seed, **scatter)
+    facing: dict[str, Any] = {"delay": parse_delay(delay), "comparator": comparator or bed.comparator}
     given = parse_settings(setting)
     hyper = {name: parse_hyper(curator_class(name), settings_of(name, given, curators)) for name in curators}
-    spec = {"seeds": seeds, "batch": batch, "instance_seed": instance_seed}
+    spec = {"seeds": seeds, "batch": batch, "instance_seed": instance_seed, "noise": bed.noise} | facing
     rows = {name: kept(out, bed, name, hyper[name], spec, resume=resume) if out else None for name in curators}
     for name in curators:  # every refusal comes before the first simulation
-        common: dict[str, Any] = {"seed": 0, "batch": batch, "horizon": bed.horizon, "design": "iid"}
-        curator_class(name)(bed.bank(), **common | hyper[name])
+        make_curator(bed, bed.bank(), name, seed=0, batch=batch, hyper=hyper[name])
     failed = False
     with bars() as bar:
         for name, row in rows.items():
             if row is None:
                 progress = bar(f"{arms_name}/{name}", seeds)
-                result = simulate(bed, name, seeds=seeds, batch=batch, hyper=hyper[name], progress=progress.advance)
+                result = simulate(
+                    bed, name, seeds=seeds, batch=batch, hyper=hyper[name], **facing, progress=progress.advance
+                )
                 row = result.row()
                 if out:
                     keep(out, result, spec)
@@ -171,12 +178,15 @@ def bench(
         raise ValueError(f"{out} exists; results are never overwritten: choose another --out")
     with bars() as bar:
         progress = bar("bench", 1.0)
-        rows = bench.run(None if op is None else [op], fast=fast, progress=progress.update)
-    for row in rows:
+        timing = bench.run(None if op is None else [op], fast=fast, progress=progress.update)
+    for row in timing.rows:
         emit(row) if as_json else print(bench.describe(row))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, json.dumps({"environment": environment(), "rows": rows}, indent=1).encode())
+        write_atomic(out, json.dumps({"environment": environment(), "rows": timing.rows}, indent=1).encode())
+    for sentence in timing.skipped + timing.failed:
+        print(f"curbench: {sentence}", file=sys.stderr)
+    raise typer.Exit(1 if timing.failed else 0)
 
 
 @app.command()

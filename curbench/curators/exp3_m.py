@@ -59,7 +59,7 @@ class Exp3M(TabularCurator):
         mix: float | None = None,
         low: float = 0.0,
         high: float = 1.0,
-        design: Design = "auto",
+        design: Design = "systematic",
         **common: Any,
     ) -> None:
         super().__init__(bank, unit="problem", design=design, **common)

@@ -72,7 +72,7 @@ class OsmdMset(TabularCurator):
         swaps: int = 0,
         low: float = 0.0,
         high: float = 1.0,
-        design: Design = "auto",
+        design: Design = "systematic",
         **common: Any,
     ) -> None:
         super().__init__(bank, unit="problem", design=design, **common)

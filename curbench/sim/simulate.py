@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from curbench.sim.comparator import advantage_over, price
 from curbench.sim.delay import NO_DELAY, Delay, parse_delay
 from curbench.sim.driver import Trajectory, is_compiled, run_compiled, run_loop, time_compiled
 from curbench.stats import Interval, mean_interval, upper_limit
-from curbench.types import Array
+from curbench.types import Array, Bank
 
 GRID_POINTS = 64
 FEW_SEEDS = 20
@@ -121,6 +122,19 @@ def _interval(value: Interval) -> dict[str, float | None]:
     return {"mean": value.mean, "lo": value.lo if finite else None, "hi": value.hi if finite else None}
 
 
+def make_curator(arms: Arms, bank: Bank, name: str, *, seed: int, batch: int, hyper: dict[str, Any]) -> Curator:
+    """The curator of a simulation; its design defaults to iid, which theorems 1 and 2 assume.
+
+    Raises ValueError for a curator that does not exist or hyper-parameters that it, or the simulator, refuses.
+    """
+    if hyper.keys() & {"low", "high"}:
+        raise ValueError("rewards of the simulator lie in [0, 1]; leave low and high out")
+    cls = curator_class(name)
+    design = signature(cls).parameters.get("design")
+    default = {"design": "iid"} if design is not None and design.default == "auto" else {}
+    return cls(bank, seed=seed, batch=batch, horizon=arms.horizon, **(default | hyper))
+
+
 def simulate(
     arms: Arms,
     curator: str,
@@ -150,16 +164,15 @@ def simulate(
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1; got {seeds}")
-    cls = curator_class(curator)
     hyper = dict(hyper or {})
-    if hyper.keys() & {"low", "high"}:
-        raise ValueError("rewards of the simulator lie in [0, 1]; leave low and high out")
     bank, late = arms.bank(), parse_delay(delay)
 
     def fresh(seed: int) -> tuple[Any, tuple[int, int]]:
         curator_seed, reward_seed = spawn_seeds(seed, 2)
-        made = cls(bank, seed=curator_seed, batch=batch, horizon=arms.horizon, **({"design": "iid"} | hyper))
-        return made, (curator_seed, reward_seed)
+        return make_curator(arms, bank, curator, seed=curator_seed, batch=batch, hyper=hyper), (
+            curator_seed,
+            reward_seed,
+        )
 
     grid = np.unique(np.geomspace(1, arms.horizon, GRID_POINTS).astype(np.int64))
     example, pair = fresh(first_seed)

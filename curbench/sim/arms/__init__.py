@@ -16,9 +16,19 @@ import numpy as np
 
 from curbench.sim.arms import published, synthetic
 from curbench.sim.arms.files import READERS, arms_from_file
-from curbench.sim.arms.model import BERNOULLI, Arms, Noise
+from curbench.sim.arms.model import BERNOULLI, Arms, Noise, parse_noise
 
-__all__ = ["ARMS", "BERNOULLI", "FIXED_ARMS", "USUAL_ARMS", "Arms", "Noise", "arms_from_file", "make_arms"]
+__all__ = [
+    "ARMS",
+    "BERNOULLI",
+    "FIXED_ARMS",
+    "USUAL_ARMS",
+    "Arms",
+    "Noise",
+    "arms_from_file",
+    "make_arms",
+    "parse_noise",
+]
 
 ARMS: dict[str, Callable[..., Arms]] = {
     function.__name__: function

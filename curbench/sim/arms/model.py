@@ -32,6 +32,27 @@ class Noise(NamedTuple):
 BERNOULLI = Noise()
 
 
+def parse_noise(text: str) -> Noise:
+    """A noise from KIND[:SCALE[:shared]].
+
+    Raises ValueError if it is not written so; ``Arms`` checks the values.
+
+    >>> parse_noise("beta:4"), parse_noise("bernoulli:1:shared")
+    (Noise(kind='beta', scale=4.0, shared=False), Noise(kind='bernoulli', scale=1.0, shared=True))
+    """
+    kind, *rest = text.split(":")
+    try:
+        scale = float(rest[0]) if rest else 1.0
+    except ValueError:
+        rest = ["", "", ""]
+    if kind not in KINDS or len(rest) > 2 or rest[1:] not in ([], ["shared"]):
+        raise ValueError(
+            f"noise is KIND[:SCALE[:shared]] with KIND one of {', '.join(KINDS)}, like beta:4 or gaussian:0.1:shared; "
+            f"got {text}"
+        )
+    return Noise(kind, scale, len(rest) == 2)
+
+
 @dataclass(frozen=True)
 class Arms:
     """Arms with piecewise constant means and rewards in [0, 1].
