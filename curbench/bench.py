@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from curbench import kernels
 from curbench.kernels import reference
+from curbench.kernels.contract import DESIGNS, ESTIMATORS, RATIOS
 from curbench.kernels.extension import load
 
 Arrays = dict[str, Any]  # numpy arrays, or torch tensors under the same names
@@ -28,24 +30,57 @@ CACHE_BYTES = 32 << 20  # data below this may never leave a last-level cache
 SAMPLE_S = 1e-3  # a sample repeats a call until it lasts about this long
 
 
+OURS, OURS_ON_TENSORS = "ours", "ours on tensors"
+
+
 @dataclass(frozen=True)
 class Subject:
-    """One op: how to make its arrays, what to run, and how far a result is from the reference's (at most 1)."""
+    """One op: its arrays, what to run on them, and how far a result may be from the reference's."""
 
-    shapes: tuple[tuple, ...]  # the first one is the fast one
+    shapes: tuple[tuple, ...]  # those that are timed; the first one is the fast one
+    odd_shapes: tuple[tuple, ...]  # those of the self-check
     make: Callable[..., Arrays]
-    ours: Callable[[Arrays], Any]
-    expected: Callable[[Arrays], Any]
-    distance: Callable[[Any, Any], float]
+    arguments: Callable[[Arrays], Arrays]  # of ours and of the reference
+    variants: Callable[[Arrays], Iterable[Arrays]]  # changes to the arguments, for the self-check
+    tolerance: tuple[float, float]  # rtol and atol of every float of ours; all else is compared exactly
+    peer_distance: Callable[[Any, Any], float]  # of a peer's result from the reference's, in loose tolerances
     peers: dict[str, Callable[[Arrays], Any]]  # those called "torch ..." get tensors and run on CUDA too
     bytes_moved: Callable[[Arrays], int]
 
 
+class Timing(NamedTuple):
+    """Rows of what was timed, and sentences about ops and peers that were not, since they left the reference."""
+
+    rows: list[dict[str, Any]]
+    failed: list[str]  # ours
+    skipped: list[str]  # peers
+
+
+def on_host(value: Any) -> Any:
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
 def far(result: Any, expected: Any, rtol: float, atol: float) -> float:
-    """Largest error in units of atol + rtol * |expected|; inf for NaN."""
-    result = result.cpu().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
+    """Largest error in units of atol + rtol * |expected|; inf for NaN and for another shape."""
+    result, expected = on_host(result), on_host(expected)
+    if result.shape != expected.shape:
+        return math.inf
     error = np.abs(result - expected) / (atol + rtol * np.abs(expected))
     return float(np.nan_to_num(error, nan=math.inf).max(initial=0.0))
+
+
+def distance(result: Any, expected: Any, rtol: float, atol: float) -> float:
+    """Largest ``far`` of any field; inf where one is missing, has another dtype, or holds another index or count."""
+    if isinstance(expected, tuple):
+        return max(distance(a, b, rtol, atol) for a, b in zip(result, expected, strict=True))
+    if result is None or expected is None:
+        return 0.0 if result is expected else math.inf
+    result, expected = on_host(result), on_host(expected)
+    if result.dtype != expected.dtype:
+        return math.inf
+    if not np.issubdtype(expected.dtype, np.floating):
+        return 0.0 if np.array_equal(result, expected) else math.inf
+    return far(result, expected, rtol, atol)
 
 
 # group_advantage: B groups of G rewards
@@ -54,7 +89,15 @@ def far(result: Any, expected: Any, rtol: float, atol: float) -> float:
 def make_rewards(groups: int, size: int) -> Arrays:
     rng = np.random.default_rng(0)
     uid = np.repeat([f"{i:032x}" for i in rng.permutation(groups)], size).astype(object)
-    return {"reward": rng.random(groups * size, dtype=np.float32), "uid": uid, "size": size}
+    reward = rng.random(groups * size, dtype=np.float32)
+    offset = np.arange(0, len(reward) + 1, size)
+    return {"reward": reward, "uid": uid, "size": size, "offset": offset, "success": reward > 0.5}
+
+
+def advantage_variants(a: Arrays) -> Iterator[Arrays]:
+    yield {}
+    for estimator, ddof in product(ESTIMATORS, (0, 1)):
+        yield {"group": a["offset"], "estimator": estimator, "ddof": ddof, "success": a["success"]}
 
 
 def verl_loop(a: Arrays) -> Any:
@@ -92,8 +135,21 @@ def make_logprobs(rows: int, tokens: int, ratio: str) -> Arrays:
     new = old + rng.standard_normal((rows, tokens), dtype=np.float32) * np.float32(0.01)
     advantage = rng.standard_normal((rows // 8, 8))
     advantage = (advantage - advantage.mean(axis=1, keepdims=True)).astype(np.float32).ravel()
-    mask = np.arange(tokens) < rng.integers(tokens // 4, tokens, rows)[:, None]
-    return {"new": new, "old": old, "advantage": advantage, "mask": mask, "ratio": ratio}
+    length = rng.integers(tokens // 4, tokens, rows)
+    mask = np.arange(tokens) < length[:, None]
+    batch = {"new": new, "old": old, "advantage": advantage, "mask": mask, "float_mask": mask.astype(np.float32)}
+    return {**batch, "length": length, "ratio": ratio}
+
+
+def improvement_arguments(a: Arrays) -> Arrays:
+    logprob = {"new_logprob": a["new"], "old_logprob": a["old"]}
+    return {**logprob, "advantage": a["advantage"], "group": 8, "mask": a["mask"], "ratio": a["ratio"]}
+
+
+def improvement_variants(a: Arrays) -> Iterator[Arrays]:
+    for ratio, clip in product(RATIOS, (None, 1.0)):
+        yield {"ratio": ratio, "ratio_clip": clip}
+        yield {"ratio": ratio, "ratio_clip": clip, "mask": None, "length": a["length"]}
 
 
 def torch_eager_improvement(a: Arrays) -> Any:
@@ -105,6 +161,11 @@ def torch_eager_improvement(a: Arrays) -> Any:
     return (ratio * a["advantage"]).view(-1, 8).mean(1)
 
 
+def torch_eager_float_mask(a: Arrays) -> Any:
+    """The same with the mask in float32, whose products torch vectorises better than those with bool."""
+    return torch_eager_improvement({**a, "mask": a["float_mask"]})
+
+
 def numpy_improvement(a: Arrays) -> Any:
     log_rho, count = a["new"] - a["old"], a["mask"].sum(axis=1)
     if a["ratio"] == "token_mean":
@@ -114,10 +175,6 @@ def numpy_improvement(a: Arrays) -> Any:
     return (ratio * a["advantage"]).reshape(-1, 8).mean(axis=1)
 
 
-def run_improvement(op: Any, a: Arrays) -> Any:
-    return op(a["new"], a["old"], a["advantage"], 8, mask=a["mask"], ratio=a["ratio"]).utility
-
-
 # score_bank: N problems of F features, 256 draws
 
 
@@ -125,7 +182,19 @@ def make_bank(problems: int, features: int, design: str) -> Arrays:
     rng = np.random.default_rng(0)
     weight = (rng.standard_normal(features) / math.sqrt(features)).astype(np.float32)
     feature = rng.standard_normal((problems, features), dtype=np.float32)
-    return {"feature": feature, "weight": weight, "design": design}
+    candidate = np.arange(0, problems, 2)[::-1].copy()
+    return {"feature": feature, "weight": weight, "design": design, "candidate": candidate}
+
+
+def bank_arguments(a: Arrays) -> Arrays:
+    return {"feature": a["feature"], "weight": a["weight"], "count": 256, "design": a["design"], "seed": 0}
+
+
+def bank_variants(a: Arrays) -> Iterator[Arrays]:
+    yield {}
+    for design, floor, candidate in product(DESIGNS, (0.0, 0.1), (None, a["candidate"])):
+        drawn = {"count": 9, "design": design, "floor": floor, "candidate": candidate, "seed": 2**63 + 5, "step": 7}
+        yield {**drawn, "bias": -0.5, "temperature": 0.7}
 
 
 def torch_eager_bank(a: Arrays) -> Any:
@@ -150,22 +219,11 @@ def numpy_bank(a: Arrays) -> Any:
     return drawn, np.exp(score[drawn] - log_normaliser)
 
 
-def run_bank(op: Any, a: Arrays) -> Any:
-    draw = op(a["feature"], a["weight"], count=256, design=a["design"], seed=0)
-    return draw.problem, draw.probability
-
-
-def softmax_of_bank(a: Arrays) -> Any:
-    score = a["feature"].astype(np.float64) @ a["weight"]
-    p = np.exp(score - score.max())
-    return p / p.sum()
-
-
-def bank_distance(result: Any, p: Any) -> float:
-    """Every draw is random in its own way: what must agree is the probability reported with it."""
+def bank_distance(result: Any, expected: Any) -> float:
+    """A peer draws in its own way: what must agree is the probability reported with a draw."""
     drawn, probability = result
-    drawn = drawn.cpu().numpy() if isinstance(drawn, torch.Tensor) else drawn
-    return far(probability, p[drawn], 1e-4, 0.0)
+    score = expected.score[on_host(drawn)].astype(np.float64)
+    return far(probability, np.exp(score - expected.log_normaliser), 1e-4, 0.0)
 
 
 # mirror_step: K arms, 256 slots
@@ -197,46 +255,77 @@ def numpy_mirror(a: Arrays) -> Any:
     return 0.99 * np.maximum(0.1 / arms, scale * p) + 0.01 / arms
 
 
-def run_mirror(op: Any, a: Arrays) -> Any:
-    return op(a["p"], a["arm"], loss=a["loss"], eta=1.0, floor=0.1, share=0.01)
+def mirror_arguments(a: Arrays) -> Arrays:
+    step = {"probability": a["p"], "arm": a["arm"], "loss": a["loss"]}
+    return {**step, "eta": 1.0, "floor": 0.1, "share": 0.01}
+
+
+def mirror_variants(a: Arrays) -> Iterator[Arrays]:
+    for eta, floor, share in product((0.3, 1.0), (0.0, 0.1, 0.9), (0.0, 0.01)):
+        yield {"eta": eta, "floor": floor, "share": share}
+
+
+def mirror_bytes(a: Arrays) -> int:
+    """Eight passes over K doubles (clear; read two; read two, write one; read, write), and one per round of search."""
+    p = a["p"] * np.exp(-np.bincount(a["arm"], a["loss"], len(a["p"])))
+    low, scale, passes = 0.1 / len(p), math.inf, 8
+    while True:
+        floored = scale * p < low
+        passes += 1
+        lowered = (1.0 - low * floored.sum()) / p[~floored].sum()
+        if not lowered < scale:
+            return passes * p.nbytes
+        scale = lowered
 
 
 SUBJECTS: dict[str, Subject] = {
     "group_advantage": Subject(
         shapes=((1024, 8), (4096, 16), (16384, 8)),
+        odd_shapes=((1, 1), (3, 2), (5, 7), (2, 33)),
         make=make_rewards,
-        ours=lambda a: kernels.group_advantage(a["reward"], a["size"]).advantage,
-        expected=lambda a: reference.group_advantage(a["reward"], a["size"]).advantage,
-        distance=lambda result, expected: far(result, expected, 1e-4, 1e-4),  # peers work in float32
+        arguments=lambda a: {"reward": a["reward"], "group": a["size"]},
+        variants=advantage_variants,
+        tolerance=(1e-6, 1e-9),
+        peer_distance=lambda result, expected: far(result, expected.advantage, 1e-4, 1e-4),  # they work in float32
         peers={"verl loop": verl_loop, "torch TRL view": trl_view, "numpy": numpy_view},
         bytes_moved=lambda a: 2 * a["reward"].nbytes,
     ),
     "policy_improvement": Subject(
         shapes=((2048, 2048, "sequence_mean"), (2048, 2048, "token_mean"), (8192, 2048, "sequence_mean")),
+        odd_shapes=((8, 5, "sequence_mean"), (16, 33, "token_mean"), (24, 131, "sequence_mean")),
         make=make_logprobs,
-        ours=lambda a: run_improvement(kernels.policy_improvement, a),
-        expected=lambda a: run_improvement(reference.policy_improvement, a),
-        distance=lambda result, expected: far(result, expected, 0.0, 1e-5),  # peers cancel ratios near 1 in float32
-        peers={"torch eager": torch_eager_improvement, "numpy": numpy_improvement},
+        arguments=improvement_arguments,
+        variants=improvement_variants,
+        tolerance=(1e-5, 1e-10),
+        peer_distance=lambda result, expected: far(result, expected.utility, 0.0, 5e-7),  # ratios near 1 cancel
+        peers={
+            "torch eager": torch_eager_improvement,
+            "torch eager, float mask": torch_eager_float_mask,
+            "numpy": numpy_improvement,
+        },
         bytes_moved=lambda a: a["new"].nbytes + a["old"].nbytes + a["mask"].nbytes,
     ),
     "score_bank": Subject(
         shapes=((50_000, 384, "iid"), (50_000, 384, "systematic"), (500_000, 64, "iid"), (300_000, 384, "iid")),
+        odd_shapes=((257, 1, "systematic"), (1025, 33, "iid"), (3001, 65, "systematic")),
         make=make_bank,
-        ours=lambda a: run_bank(kernels.score_bank, a),
-        expected=softmax_of_bank,
-        distance=bank_distance,
+        arguments=bank_arguments,
+        variants=bank_variants,
+        tolerance=(1e-6, 1e-7),  # the scores are float32, and probabilities follow them
+        peer_distance=bank_distance,
         peers={"torch eager": torch_eager_bank, "numpy": numpy_bank},
         bytes_moved=lambda a: a["feature"].nbytes,
     ),
     "mirror_step": Subject(
         shapes=((100_000,), (1_000_000,), (4_000_000,)),
+        odd_shapes=((1,), (1023,), (2049,)),
         make=make_arms,
-        ours=lambda a: run_mirror(kernels.mirror_step, a),
-        expected=lambda a: run_mirror(reference.mirror_step, a),
-        distance=lambda result, expected: far(result, expected, 1e-9, 0.0),
+        arguments=mirror_arguments,
+        variants=mirror_variants,
+        tolerance=(1e-11, 0.0),
+        peer_distance=lambda result, expected: far(result, expected, 1e-9, 0.0),
         peers={"torch eager": torch_eager_mirror, "numpy": numpy_mirror},
-        bytes_moved=lambda a: 5 * a["p"].nbytes,  # the passes that every call makes
+        bytes_moved=mirror_bytes,
     ),
 }
 
@@ -254,10 +343,12 @@ def to_torch(arrays: Arrays, device: str) -> Arrays:
 
 
 def runners(op: str, arrays: Arrays, device: str = "cpu") -> dict[str, Callable[[], Any]]:
-    """What to time: "ours" and every peer that runs on ``device``, as calls without arguments."""
-    this, tensors = subject(op), to_torch(arrays, device)
-    ours = arrays if device == "cpu" else tensors
-    calls: dict[str, Callable[[], Any]] = {"ours": partial(this.ours, ours)}
+    """What to time, as calls without arguments: ours, and every peer that runs on ``device``."""
+    this, ours, tensors = subject(op), getattr(kernels, op), to_torch(arrays, device)
+    calls: dict[str, Callable[[], Any]] = {}
+    if device == "cpu":
+        calls[OURS] = partial(ours, **this.arguments(arrays))
+    calls[OURS_ON_TENSORS] = partial(ours, **this.arguments(tensors))
     for name, peer in this.peers.items():
         if name.startswith("torch"):
             calls[name] = partial(peer, tensors)
@@ -266,13 +357,21 @@ def runners(op: str, arrays: Arrays, device: str = "cpu") -> dict[str, Callable[
     return calls
 
 
-def verify(op: str, arrays: Arrays, calls: dict[str, Callable[[], Any]]) -> None:
-    """Raises RuntimeError if ours or a peer is not what the reference gives."""
-    expected = subject(op).expected(arrays)
+def rival(peer: str, times: dict[str, float]) -> str:
+    """Which of ours a peer is compared with: the one that gets the same arrays."""
+    return OURS_ON_TENSORS if peer.startswith("torch") or OURS not in times else OURS
+
+
+def disagreements(op: str, arrays: Arrays, calls: dict[str, Callable[[], Any]]) -> dict[str, str]:
+    """Half a sentence about every call whose result is not what the reference gives."""
+    this, wrong = subject(op), {}
+    expected = getattr(reference, op)(**this.arguments(arrays))
     for name, call in calls.items():
-        distance = subject(op).distance(call(), expected)
-        if distance > 1.0:
-            raise RuntimeError(f"{op}: {name} is {distance:.3g} tolerances away from the reference; it was not timed")
+        ours = name in (OURS, OURS_ON_TENSORS)
+        off = distance(call(), expected, *this.tolerance) if ours else this.peer_distance(call(), expected)
+        if off > 1.0:
+            wrong[name] = f"{off:.3g} tolerances away from the reference"
+    return wrong
 
 
 def seconds(call: Callable[[], Any], repeats: int, device: str) -> float:
@@ -312,63 +411,75 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(op: str, shape: tuple, budget_s: float, device: str) -> list[dict[str, Any]]:
-    """One row per peer of ``op`` at ``shape``."""
-    arrays = subject(op).make(*shape)
+def measure(op: str, shape: tuple, budget_s: float, device: str) -> Timing:
+    """One row per peer of ``op`` at ``shape``; none if ours is wrong."""
+    arrays, text = subject(op).make(*shape), "x".join(map(str, shape))
     calls = runners(op, arrays, device)
-    verify(op, arrays, calls)
+    timing = Timing([], [], [])
+    for name, why in disagreements(op, arrays, calls).items():
+        del calls[name]
+        (timing.failed if name in (OURS, OURS_ON_TENSORS) else timing.skipped).append(
+            f"{op} {text} on {device}: {name} is {why}; it was not timed"
+        )
+    if timing.failed:
+        return timing
     bytes_moved = subject(op).bytes_moved(arrays)
     if device == "cpu" and bytes_moved > CACHE_BYTES:
         word = np.ones(min(bytes_moved, 256 << 20) // 8, np.uint64)  # not zeros: those are all one page
         calls["read"] = partial(load().read_words, word, len(word))
     time = alternate(calls, budget_s, device)
-    us = {name: 1e6 * t for name, t in time.items()}
-    fraction = bytes_moved / time["ours"] / (word.nbytes / time["read"]) if "read" in time else None
-    return [
-        {
-            "op": op,
-            "shape": "x".join(map(str, shape)),
-            "dtype": "float64" if op == "mirror_step" else "float32",
-            "threads": 1,
-            "backend": device,
-            "peer": peer,
-            "us": us["ours"],
-            "peer_us": us[peer],
-            "ratio": us[peer] / us["ours"],
-            "bytes": bytes_moved,
-            "fraction_of_ceiling": fraction,
-        }
-        for peer in us
-        if peer not in ("ours", "read")
-    ]
+    for peer in [name for name in time if name in subject(op).peers]:
+        ours_s = time[rival(peer, time)]
+        fraction = bytes_moved / ours_s / (word.nbytes / time["read"]) if "read" in time else None
+        timing.rows.append(
+            {
+                "op": op,
+                "shape": text,
+                "dtype": "float64" if op == "mirror_step" else "float32",
+                "threads": 1,
+                "backend": device,
+                "peer": peer,
+                "us": 1e6 * ours_s,
+                "peer_us": 1e6 * time[peer],
+                "ratio": time[peer] / ours_s,
+                "bytes": bytes_moved,
+                "fraction_of_ceiling": fraction,
+            }
+        )
+    return timing
 
 
-def run(
-    ops: list[str] | None = None, *, fast: bool = False, progress: Callable[[float], None] | None = None
-) -> list[dict[str, Any]]:
+def devices() -> list[str]:
+    return ["cpu", "cuda"] if kernels.cuda_status()[0] and torch.cuda.is_available() else ["cpu"]
+
+
+def run(ops: list[str] | None = None, *, fast: bool = False, progress: Callable[[float], None] | None = None) -> Timing:
     """One row per op, shape, back-end and peer: microseconds of both, and their ratio (above 1: ours is faster).
 
     ops       names of ``SUBJECTS``; None for all
     fast      the first shape of each op only, in less than 10 s; else less than 90 s
     progress  called with the share done, in (0, 1]
-    Returns   rows of op, shape, dtype, threads, backend, peer, us, peer_us, ratio, bytes (that ours moves) and
-              fraction_of_ceiling (of what one thread reads from memory; None where data fit in a cache, and on CUDA)
-    Raises    ValueError for an unknown op; RuntimeError if ours or a peer disagrees with the reference.
+    Returns   Timing, with rows of op, shape, dtype, threads, backend, peer, us, peer_us, ratio, bytes (that ours moves)
+              and fraction_of_ceiling (of what one thread reads from memory; None where data fit in a cache, and on
+              CUDA); peers called "torch ..." and ours then get tensors, others numpy arrays
+    Raises    ValueError for an unknown op; RuntimeError if the kernels are not compiled.
     """
-    devices = ["cpu", "cuda"] if kernels.cuda_status()[0] and torch.cuda.is_available() else ["cpu"]
     work = [
         (op, shape, device)
         for op in ops or list(SUBJECTS)
         for shape in (subject(op).shapes[:1] if fast else subject(op).shapes)
-        for device in devices
+        for device in devices()
     ]
-    rows = []
+    timing = Timing([], [], [])
     with one_torch_thread():
         for done, (op, shape, device) in enumerate(work):
-            rows += measure(op, shape, 0.5 if fast else 2.0, device)
+            rows, failed, skipped = measure(op, shape, 0.5 if fast else 2.0, device)
+            timing.rows.extend(rows)
+            timing.failed.extend(failed)
+            timing.skipped.extend(skipped)
             if progress is not None:
                 progress((done + 1) / len(work))
-    return rows
+    return timing
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -377,20 +488,12 @@ def describe(row: dict[str, Any]) -> str:
     ceiling = "" if fraction is None else f"  {100 * fraction:.0f} % of read bandwidth"
     return (
         f"{row['op']:19}{row['shape']:27}{row['backend']:5}{row['us']:10.1f} us  "
-        f"{row['peer']:15}{row['peer_us']:10.1f} us  {row['ratio']:7.1f}x{ceiling}"
+        f"{row['peer']:24}{row['peer_us']:10.1f} us  {row['ratio']:7.1f}x{ceiling}"
     )
 
 
-ODD_SHAPES: dict[str, tuple[tuple, ...]] = {
-    "group_advantage": ((1, 1), (3, 2), (5, 7), (2, 33)),
-    "policy_improvement": ((8, 5, "sequence_mean"), (16, 33, "token_mean"), (24, 131, "sequence_mean")),
-    "score_bank": ((257, 1, "systematic"), (1025, 33, "iid"), (3001, 65, "systematic")),
-    "mirror_step": ((1,), (1023,), (2049,)),
-}
-
-
 def self_check() -> list[str]:
-    """Sentences about what is wrong: every op on odd shapes, on every device here, against the reference.
+    """Sentences about what is wrong: every op and option on odd shapes, on every device here, against the reference.
 
     Raises RuntimeError if the kernels are not compiled.
 
@@ -398,12 +501,16 @@ def self_check() -> list[str]:
     []
     """
     failures = []
-    devices = ["cpu", "cuda"] if kernels.cuda_status()[0] and torch.cuda.is_available() else ["cpu"]
-    for op, shapes in ODD_SHAPES.items():
-        for shape, device in ((shape, device) for shape in shapes for device in devices):
-            arrays = subject(op).make(*shape)
-            result = runners(op, arrays, device)["ours"]()
-            distance = subject(op).distance(result, subject(op).expected(arrays))
-            if distance > 1.0:
-                failures.append(f"{op} {shape} on {device} is {distance:.3g} tolerances away from the reference")
+    for op, this in SUBJECTS.items():
+        for shape, device in product(this.odd_shapes, ("numpy", *devices())):
+            arrays = this.make(*shape)
+            given = arrays if device == "numpy" else to_torch(arrays, device)
+            for change, same in zip(this.variants(given), this.variants(arrays), strict=True):
+                result = getattr(kernels, op)(**this.arguments(given) | change)
+                expected = getattr(reference, op)(**this.arguments(arrays) | same)
+                off = distance(result, expected, *this.tolerance)
+                if off > 1.0:
+                    chosen = "".join(f" {k}={v}" for k, v in same.items() if isinstance(v, int | float | str))
+                    where = device if device == "numpy" else f"torch on {device}"
+                    failures.append(f"{op} {shape}{chosen} on {where} is {off:.3g} tolerances away from the reference")
     return failures

@@ -92,9 +92,10 @@ def _kernels(out: Path, fast: bool, bar: Any, say: Say) -> list[str]:
     say(f"kernel self-check: {'; '.join(failed) if failed else 'every op agrees with its reference'}")
     path = out / "bench.json"
     if not path.exists():
-        rows = bench.run(fast=fast, progress=bar("kernels", 1.0).update)
+        timing = bench.run(fast=fast, progress=bar("kernels", 1.0).update)
+        failed += timing.failed
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps({"environment": environment(), "rows": rows}, indent=1).encode())
+        write_atomic(path, json.dumps({"environment": environment(), "rows": timing.rows}, indent=1).encode())
     for row in json.loads(path.read_text())["rows"]:
         say(bench.describe(row))
     return failed

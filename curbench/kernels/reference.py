@@ -173,7 +173,8 @@ def score_bank(
     row = np.arange(len(feature)) if candidate is None else np.asarray(candidate)
     contract.bank_options(len(row), count, bias, temperature, design, floor)
     contract.bank_fault([first((row < 0) | (row >= len(feature))), NO_FAULT], candidate, len(feature))
-    dot = np.asarray(feature)[row].astype(np.float64) @ np.asarray(weight, np.float64)
+    chosen = np.asarray(feature) if candidate is None else np.asarray(feature)[row]
+    dot = chosen.astype(np.float64) @ np.asarray(weight, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # reported below, by problem
         score = ((dot + bias) / temperature).astype(np.float32)
     contract.bank_fault([NO_FAULT, first(~np.isfinite(score))], candidate, len(feature))
