@@ -66,10 +66,12 @@ def list_(as_json: Json = False) -> None:
     from curbench.kernels import OPS
     from curbench.regret import BOUNDS
     from curbench.sim.arms import ARMS
+    from curbench.sim.learner import LEARNERS
     from curbench.suites import SUITES
 
     names = {
         "arms": list(ARMS),
+        "learners": list(LEARNERS),
         "curators": list(CURATORS),
         "suites": list(SUITES),
         "ops": list(OPS),
@@ -104,6 +106,7 @@ def sim(
     from curbench.curators import curator_class
     from curbench.sim.arms import make_arms, parse_noise
     from curbench.sim.delay import parse_delay
+    from curbench.sim.oracle import ORACLES
     from curbench.sim.simulate import describe, keep, kept, make_curator, simulate
 
     arms_name, curators = split_work(work, "ARMS", "CURATOR")
@@ -111,7 +114,10 @@ def sim(
     bed = make_arms(arms_name, horizon=horizon, arms=arms, instance_seed=instance_seed, **scatter)
     facing: dict[str, Any] = {"delay": parse_delay(delay), "comparator": comparator or bed.comparator}
     given = parse_settings(setting)
-    hyper = {name: parse_hyper(curator_class(name), settings_of(name, given, curators)) for name in curators}
+    hyper = {
+        name: {} if name in ORACLES else parse_hyper(curator_class(name), settings_of(name, given, curators))
+        for name in curators
+    }
     spec = {"seeds": seeds, "batch": batch, "instance_seed": instance_seed, "noise": bed.noise} | facing
     rows = {name: kept(out, bed, name, hyper[name], spec, resume=resume) if out else None for name in curators}
     for name in curators:  # every refusal comes before the first simulation
@@ -130,6 +136,51 @@ def sim(
             failed |= row["holds"] is False or row["certificate"]["holds"] is False
             emit(row) if as_json else print(describe(row))
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def learn(
+    work: Annotated[
+        str, typer.Argument(metavar="LEARNER/CURATOR[,CURATOR...]", help="A learner of: curbench list; greedy too.")
+    ],
+    seeds: Annotated[int, typer.Option(help="Independent runs.")] = 20,
+    batch: Annotated[int, typer.Option(help="B, problems per step.")] = 32,
+    group: Annotated[int, typer.Option(help="G, rollouts per problem.")] = 8,
+    steps: Annotated[int | None, typer.Option(help="Stop after this many steps; default 200 without a budget.")] = None,
+    budget_rollouts: Annotated[int | None, typer.Option(help="Stop after this many rollouts.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Stop after this many generated tokens.")] = None,
+    setting: Set = [],  # noqa: B006  # typer copies it
+    as_json: Json = False,
+) -> None:
+    """Train a simulated learner, whose skills really improve, with curators: competence, waste, oracle regret."""
+    from curbench.config import parse_hyper, parse_settings, settings_of, split_work
+    from curbench.console import bars
+    from curbench.curators import curator_class, split_admission
+    from curbench.sim.simulate_learner import GREEDY, describe, simulate_learner
+
+    learner, curators = split_work(work, "LEARNER", "CURATOR")
+    given = parse_settings(setting)
+    named = {label: split_admission(label)[0] for label in curators}
+    hyper = {
+        label: {}
+        if name == GREEDY
+        else parse_hyper(curator_class(name), settings_of(name, given, list(named.values())))
+        for label, name in named.items()
+    }
+    budget: dict[str, Any] = {"budget_steps": steps, "budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens}
+    with bars() as bar:
+        for label in curators:
+            progress = bar(f"{learner}/{label}", seeds).advance
+            result = simulate_learner(
+                *(learner, label),
+                seeds=seeds,
+                batch=batch,
+                group=group,
+                hyper=hyper[label],
+                progress=progress,
+                **budget,
+            )
+            emit(result.row()) if as_json else print(describe(result.row()))
 
 
 @app.command()

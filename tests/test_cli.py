@@ -26,7 +26,7 @@ def test_list_names_everything(curbench):
     code, out, _ = curbench("list", "--json")
     names = json.loads(out)
     assert code == 0
-    assert set(names) == {"arms", "curators", "suites", "ops", "bounds"}
+    assert set(names) == {"arms", "learners", "curators", "suites", "ops", "bounds"}
     assert {"stationary", "garivier_moulines", "switching", "drifting"} <= set(names["arms"])
     assert {"uniform", "osmd", "actor_curator", "sec"} <= set(names["curators"])
     assert {"group_advantage", "policy_improvement", "score_bank", "mirror_step"} <= set(names["ops"])
@@ -42,6 +42,30 @@ def test_sim_writes_one_object_per_curator(curbench):
     assert rows[0]["bound"]["status"] == "none"
     assert {"mean", "lo", "hi", "kind"} <= rows[0]["regret"].keys()
     assert rows[1]["certificate"]["min_slack"] > -1e-9
+
+
+def test_oracles_have_no_regret_to_their_own_comparator(curbench):
+    work = ("sim", "switching/oracle_dynamic,oracle_static", "--horizon", 200, "--seeds", 2, "--json")
+    dynamic, static = (json.loads(line)["regret"]["mean"] for line in curbench(*work)[1].splitlines())
+    assert dynamic == 0.0 < static
+    dynamic, static = (
+        json.loads(line)["regret"]["mean"] for line in curbench(*work, "--comparator", "static")[1].splitlines()
+    )
+    assert dynamic < 0.0
+    assert static == pytest.approx(0.0, abs=1e-9)
+    code, _, err = curbench("sim", "rested_rotting/oracle_dynamic")
+    assert code == 2
+    assert "its means depend on who is played" in err
+
+
+def test_learn_reports_competence(curbench):
+    code, out, _ = curbench("learn", "plain/uniform,sec+nondegenerate,greedy", "--seeds", 2, "--steps", 3, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["curator"] for row in rows] == ["uniform", "sec+nondegenerate", "greedy"]
+    assert all(row["competence"]["mean"] > row["start"] for row in rows)
+    assert curbench("learn", "nobody/uniform")[0] == 2
+    assert curbench("learn", "plain/nobody")[0] == 2
 
 
 def test_sim_exits_1_when_a_bound_fails(curbench, monkeypatch):

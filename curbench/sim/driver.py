@@ -266,9 +266,9 @@ class Watched(Proxy):
         self.drawn: dict[int, tuple[Array, Array]] = {}
 
     def select(self, batch: int) -> Selection:
+        selection = self.curator.select(batch)
         p = self.core.p.copy()
         self.p_form += largest(self.actor.mean) - expectation(p, self.actor.mean)
-        selection = self.curator.select(batch)
         iid, arms = selection.design == "iid", self.arms
         self.capped += not iid and not systematic_fits(p, arms.size, batch)
         arm = arms.of[selection.problem]

@@ -23,6 +23,7 @@ from curbench.sim.arms import Arms
 from curbench.sim.comparator import advantage_over, price
 from curbench.sim.delay import NO_DELAY, Delay, parse_delay
 from curbench.sim.driver import Trajectory, is_compiled, run_compiled, run_loop, time_compiled
+from curbench.sim.oracle import ORACLES, Oracle
 from curbench.stats import Interval, mean_interval, upper_limit
 from curbench.types import Array, Bank
 
@@ -123,10 +124,12 @@ def _interval(value: Interval) -> dict[str, float | None]:
 
 
 def make_curator(arms: Arms, bank: Bank, name: str, *, seed: int, batch: int, hyper: dict[str, Any]) -> Curator:
-    """The curator of a simulation; its design defaults to iid, which theorems 1 and 2 assume.
+    """The curator of a simulation, or an oracle; the design defaults to iid, which theorems 1 and 2 assume.
 
     Raises ValueError for a curator that does not exist or hyper-parameters that it, or the simulator, refuses.
     """
+    if name in ORACLES:
+        return Oracle(bank, arms=arms, fixed=name == "oracle_static", seed=seed, batch=batch, horizon=arms.horizon)
     if hyper.keys() & {"low", "high"}:
         raise ValueError("rewards of the simulator lie in [0, 1]; leave low and high out")
     cls = curator_class(name)
@@ -288,7 +291,8 @@ def describe(row: dict[str, Any]) -> str:
         parts.append("no theorem covers this")
     else:
         vacuous = ", vacuous" if bound["vacuous"] else ""
-        parts.append(f"bound {bound['name']} {bound['value']:.1f} {verdict[row['holds']]}{vacuous}")
+        standing = verdict[row["holds"]] if bound["status"] == "proved" else "plotted only"
+        parts.append(f"bound {bound['name']} {bound['value']:.1f} {standing}{vacuous}")
     if slack is not None:
         parts.append(f"certificate {verdict[row['certificate']['holds']]} (min slack {slack:.1e})")
     parts.append(f"{row['us_per_round']:.2f} us/round {row['driver']}")
