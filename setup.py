@@ -53,8 +53,15 @@ def find_nvcc():
     return shutil.which(named or "nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
+def ask(command, folder=None):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    except OSError as error:
+        raise Unusable(f"{command[0]} does not start ({error.strerror})") from error
+
+
 def default_archs(nvcc):
-    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    listed = ask([nvcc, "--list-gpu-arch"]).stdout.split()
     known = [number for number in ("80", "90", "100") if f"compute_{number}" in listed]
     if not known:
         raise Unusable(f"{nvcc} knows none of the architectures 80, 90 and 100")
@@ -71,7 +78,7 @@ def compiler(nvcc, archs):
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "probe.cu").write_text(PROBE)
         probe = [*command, "--verbose", "-I", CSRC.resolve(), "-c", "probe.cu", "-o", "probe.o"]
-        run = subprocess.run(probe, capture_output=True, text=True, cwd=folder)
+        run = ask(probe, folder)
     if run.returncode != 0:
         said = re.search(r"^(?!#).*(?:error|fatal).*$", run.stderr, re.MULTILINE)
         raise Unusable(f"{nvcc} failed with {said[0][:200] if said else f'exit status {run.returncode}'}")

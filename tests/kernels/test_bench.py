@@ -78,6 +78,18 @@ def test_an_op_off_its_reference_is_a_sentence_and_others_are_still_timed(monkey
     assert timing.skipped == []
 
 
+def test_the_command_ends_with_1_and_a_sentence_when_an_op_is_off_its_reference(monkeypatch, capsys):
+    from curbench import cli  # here, because the tests of the kernels must be collected without typer
+
+    monkeypatch.setitem(bench.SUBJECTS, "mirror_step", replace(bench.SUBJECTS["mirror_step"], shapes=((100,),)))
+    monkeypatch.setattr(kernels, "mirror_step", lambda **arguments: arguments["probability"])
+    monkeypatch.setattr("sys.argv", ["curbench", "bench", "mirror_step", "--fast"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "curbench: mirror_step 100 on cpu: ours is " in capsys.readouterr().err
+
+
 def test_a_peer_off_the_reference_is_skipped_by_name(monkeypatch):
     subject = bench.SUBJECTS["mirror_step"]
     peers = {**subject.peers, "numpy": lambda a: np.zeros(len(a["p"]))}

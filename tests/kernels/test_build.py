@@ -139,6 +139,14 @@ def test_a_toolkit_that_does_not_work_is_noted_or_refused(nvcc, tmp_path, toolki
         assert run.stderr.strip().splitlines()[-1] == f"CURBENCH_CUDA_ARCHS {refusal}"
 
 
+def test_a_toolkit_for_another_processor_is_noted(nvcc, tmp_path):
+    driver = nvcc()
+    pathlib.Path(driver).write_text("not a program")
+    run = build(tmp_path, NVCC=driver)
+    why = f"built without CUDA: {driver} does not start (Exec format error)"
+    assert run.stdout.splitlines()[0] == f"curbench.kernels: {why}"
+
+
 def test_an_extension_of_another_decision_is_compiled_again(tmp_path):
     name = pathlib.Path(load().__file__).name
     built = tmp_path / "curbench" / "kernels" / name
