@@ -22,8 +22,9 @@ from curbench.config import convert, parse_hyper, validate
 from curbench.curators import CURATORS, curator_class
 from curbench.record import write_atomic
 from curbench.sim.arms import ARMS, FIXED_ARMS, Arms, make_arms
+from curbench.sim.comparator import advantage_over
 from curbench.sim.delay import Delay, parse_delay
-from curbench.sim.simulate import simulate
+from curbench.sim.simulate import make_curator, simulate
 from curbench.types import Array
 
 SHIPPED = Path(__file__).parent.parent / "data" / "grids"
@@ -80,6 +81,7 @@ class Axes(BaseModel):
     arms_count     K, for test-beds that leave it open; null is the test-bed's own
     batch          m, draws per round
     delay          rounds until feedback arrives, or "ROUNDS:JITTER:LOSS" in quotes: YAML reads 5:2 as a time
+    comparator     what regret is measured against, see ``comparator.COMPARATORS``; null is the test-bed's own
     instance_seed  what is random about the test-bed itself
     """
 
@@ -89,6 +91,7 @@ class Axes(BaseModel):
     arms_count: Listed[Whole | None] = [None]
     batch: Listed[Whole] = [1]
     delay: Listed[Late] = [0]
+    comparator: Listed[str | None] = [None]
     instance_seed: Listed[Count] = [0]
 
 
@@ -116,6 +119,7 @@ class Unit:
     arms_count: int | None
     batch: int
     delay: int | str
+    comparator: str | None
     instance_seed: int
     curator: str
     hyper: dict[str, Any]
@@ -142,7 +146,7 @@ class Unit:
 
 
 def read_grid(path: Path) -> list[Unit]:
-    """The units of a YAML grid, or of a shipped one by name, in its order and without repetitions.
+    """The units of a YAML grid or list of grids, or of a shipped one by name, in its order and without repetitions.
 
     Raises ValueError, with the name of the file, for bad YAML, an unknown key, name or parameter, or a value out of
     range: whatever can be known to be wrong without running anything.
@@ -153,9 +157,10 @@ def read_grid(path: Path) -> list[Unit]:
         raise ValueError(f"{path} does not exist; give a YAML file, or one of: {', '.join(sorted(shipped))}")
     try:
         content = yaml.safe_load(source.read_text())
-        if not isinstance(content, dict):
-            raise ValueError(f"a grid is a mapping of {', '.join(Grid.model_fields)}")
-        units = expand(validate(Grid, content))
+        grids = content if isinstance(content, list) else [content]
+        if not grids or not all(isinstance(one, dict) for one in grids):
+            raise ValueError(f"a grid is a mapping of {', '.join(Grid.model_fields)}, or a list of such")
+        units = list({unit.path: unit for one in grids for unit in expand(validate(Grid, one))}.values())
         check(units)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
@@ -205,10 +210,11 @@ def check(units: list[Unit]) -> None:
     """Raises ValueError for a test-bed or a curator that refuses its values; makes each test-bed once."""
     for _, same in groupby(units, lambda unit: (unit.arms, unit.parameter, unit.horizon, unit.arms_count)):
         made = list(same)
-        bank = made[0].make_arms().bank()
+        arms = made[0].make_arms()
+        bank = arms.bank()
         for one in made:
-            given = {"design": "iid"} | one.hyper
-            curator_class(one.curator)(bank, seed=0, batch=one.batch, horizon=one.horizon, **given)
+            advantage_over(arms, one.comparator or arms.comparator, one.batch, np.array([1]))
+            make_curator(arms, bank, one.curator, seed=0, batch=one.batch, hyper=one.hyper)
 
 
 def run_unit(unit: Unit, out: Path, environment: dict[str, Any]) -> dict[str, Any]:
@@ -220,6 +226,7 @@ def run_unit(unit: Unit, out: Path, environment: dict[str, Any]) -> dict[str, An
         batch=unit.batch,
         hyper=unit.hyper,
         delay=unit.delay,
+        comparator=unit.comparator,
         threads=1,
     )
     own = {"unit": unit.path.stem, "parameter": unit.parameter, "instance_seed": unit.instance_seed}
@@ -264,7 +271,10 @@ def read_unit(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a result of curbench sweep ({error}); remove it and sweep again") from None
 
 
-HEAD = ("test-bed", "K", "T", "m", "delay", "curator", "regret", "interval", "bound", "bound/regret", "verdict")
+HEAD = (
+    *("test-bed", "K", "T", "m", "delay", "curator", "regret to", "regret", "interval"),
+    *("bound", "value", "bound/regret", "min slack", "verdict"),
+)
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -277,10 +287,13 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["batch"]),
         str(row["delay"]),
         label(row["curator"], row["hyper"]),
+        regret["comparator"],
         f"{regret['mean']:.1f}",
         "" if regret["lo"] is None else f"[{regret['lo']:.1f}, {regret['hi']:.1f}]",
+        "" if bound is None else row["bound"]["name"],
         "" if bound is None else f"{bound:.1f}",
         "" if bound is None or regret["mean"] <= 0 else f"{bound / regret['mean']:.2f}",
+        "" if row["certificate"]["min_slack"] is None else f"{row['certificate']['min_slack']:.0e}",
         verdict(row),
     )
 
