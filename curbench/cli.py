@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -86,7 +86,12 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def sim(
-    work: Annotated[str, typer.Argument(metavar="ARMS/CURATOR[,CURATOR...]", help="As listed by: curbench list")],
+    work: Annotated[
+        str | None, typer.Argument(metavar="[ARMS/CURATOR[,CURATOR...]]", help="As listed by: curbench list")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Instead: a shipped grid with its page, e.g. certified: all that is proved.")
+    ] = None,
     horizon: Annotated[int, typer.Option(help="T, rounds; segments are rescaled to it.")] = 10_000,
     seeds: Annotated[int, typer.Option(help="Independent runs.")] = 100,
     batch: Annotated[int, typer.Option(help="m, draws per round.")] = 1,
@@ -109,6 +114,10 @@ def sim(
     from curbench.sim.oracle import ORACLES
     from curbench.sim.simulate import describe, keep, kept, make_curator, simulate
 
+    if suite is not None and work is None:
+        _suite(suite, out or Path("runs") / suite, as_json)
+    if suite is not None or work is None:
+        raise ValueError("sim takes either ARMS/CURATOR[,CURATOR...] or --suite NAME")
     arms_name, curators = split_work(work, "ARMS", "CURATOR")
     scatter = {} if noise is None else {"noise": parse_noise(noise)}
     bed = make_arms(arms_name, horizon=horizon, arms=arms, instance_seed=instance_seed, **scatter)
@@ -185,15 +194,38 @@ def learn(
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="A file, or a shipped grid: small, standard.")],
+    grid: Annotated[
+        Path, typer.Argument(metavar="GRID.yaml", help="A file, or a shipped grid: small, standard, certified.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where results are kept; what is there is not run again.")],
     jobs: Annotated[int | None, typer.Option(help="Units side by side; default one per core.")] = None,
     engine: Annotated[str, typer.Option(help="pool or ray.")] = "pool",
     as_json: Json = False,
 ) -> None:
     """Simulate a grid of test-beds, curators and settings; exit 1 when a proved bound or a certificate fails."""
+    from curbench.sim.grid import failed
+
+    raise typer.Exit(1 if any(map(failed, _sweep(grid, out, jobs, engine, as_json))) else 0)
+
+
+def _suite(name: str, out: Path, as_json: bool) -> NoReturn:
+    """Sweeps a shipped grid and shows it on a page."""
+    from curbench.report import write_report
+    from curbench.sim.grid import failed
+
+    rows = _sweep(Path(name), out, None, "pool", as_json)
+    summary = write_report([out], out / "report.html")
+    if not as_json:
+        proved = sum(row["bound"]["status"] == "proved" for row in rows)
+        broken = sum(map(failed, rows))
+        print(f"{proved} proved pairs, {broken} violated  report: {summary['report']}")
+    raise typer.Exit(1 if any(map(failed, rows)) else 0)
+
+
+def _sweep(grid: Path, out: Path, jobs: int | None, engine: str, as_json: bool) -> list[dict[str, Any]]:
+    """Runs what is missing of a grid, prints the table and returns the rows."""
     from curbench.console import bars, table
-    from curbench.sim.grid import HEAD, cells, failed, read_grid
+    from curbench.sim.grid import HEAD, cells, read_grid
     from curbench.sweep import run_sweep
 
     units = read_grid(grid)
@@ -210,7 +242,7 @@ def sweep(
             emit(row)
     else:
         print(table(HEAD, map(cells, rows)))
-    raise typer.Exit(1 if any(map(failed, rows)) else 0)
+    return rows
 
 
 @app.command()

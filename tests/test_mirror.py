@@ -20,7 +20,7 @@ def test_projection_is_the_kl_projection_on_the_floor(p, gamma):
     assert (q >= floor).all()
     if gamma < 1.0 - 1e-9:  # the optimality condition: q = max(floor, c p), with c from a root finder
         high = 2.0 / p.min()
-        c = brentq(lambda c: np.maximum(floor, c * p).sum() - 1.0, 0.0, high, xtol=1e-300, rtol=1e-14)
+        c = brentq(lambda c: np.maximum(floor, c * p).sum() - 1.0, 0.0, high, xtol=1e-300, rtol=1e-14, maxiter=1_000)
         np.testing.assert_allclose(q, np.maximum(floor, c * p), rtol=1e-9, atol=1e-15)
 
 
