@@ -51,7 +51,8 @@ def regret_figure(name: str, simulation: list[dict[str, Any]]) -> str:
     """Regret of every curator on one test-bed over rounds, with the interval over seeds and the bound, dashed."""
     with plt.rc_context(STYLE):
         below = len(simulation) > 4  # a long legend would cover the curves
-        rows = len(simulation) // 2 + 1
+        columns = 1 if max(len(_sim_label(one["row"])) for one in simulation) > 36 else 2
+        rows = len(simulation) // columns + 1
         figure, axis = plt.subplots(figsize=(5.4, 3.4 + 0.2 * rows if below else 3.6))
         for colour, one in zip(_colours(), simulation, strict=False):
             t, curve = np.array(one["round"]), np.array(one["curve"], float)
@@ -59,13 +60,17 @@ def regret_figure(name: str, simulation: list[dict[str, Any]]) -> str:
             axis.fill_between(t, curve[:, 1], curve[:, 2], color=colour, alpha=0.2, linewidth=0)
             if one["bound_curve"] is not None:
                 axis.plot(t, np.array(one["bound_curve"], float), color=colour, linestyle="--", linewidth=1)
-        axis.set(xlabel="round", ylabel="cumulative regret per draw", title=name, yscale="log", xscale="log")
+        negative = min(one["curve"][-1][0] for one in simulation) < 0  # the comparator can be beaten
+        scale: dict[str, Any] = {"value": "symlog", "linthresh": 10} if negative else {"value": "log"}
+        axis.set(xlabel="round", ylabel="cumulative regret per draw", title=name, xscale="log")
+        axis.set_yscale(**scale)
         if max(one["round"][-1] for one in simulation) > 10:
             axis.set_xlim(left=10)
-        axis.set_ylim(bottom=max(0.1, axis.get_ylim()[0]))
+        if not negative:
+            axis.set_ylim(bottom=max(0.1, axis.get_ylim()[0]))
         axis.plot([], [], color="#555555", linestyle="--", linewidth=1, label="bound")
         if below:
-            figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+            figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
         else:
             axis.legend(fontsize=8)
         return svg(figure, f"Regret on {name}")

@@ -21,6 +21,11 @@ def settings(row: Row) -> dict[str, Any]:
     return {SYMBOL[name]: row[name] for name in SYMBOL} | row["parameter"]
 
 
+def against(row: Row) -> str:
+    """The test-bed, and what its regret is measured against."""
+    return f"{row['arms']} ({row['regret']['comparator']})"
+
+
 def policy(row: Row, without: str = "") -> str:
     """The curator with its hyper-parameters, but for one."""
     return label(row["curator"], {name: value for name, value in row["hyper"].items() if name != without})
@@ -111,10 +116,10 @@ def _slope(points: list[tuple[float, float | None]]) -> Interval | None:
 
 
 def by_test_bed(units: Iterable[Unit]) -> dict[str, list[Unit]]:
-    """Units grouped by the name of their test-bed, each group from small to large, uniform before the others."""
+    """Units grouped by test-bed and comparator, each group from small to large, uniform before the others."""
     group: dict[str, list[Unit]] = {}
     for one in units:
-        group.setdefault(one["row"]["arms"], []).append(one)
+        group.setdefault(against(one["row"]), []).append(one)
 
     def order(one: Unit) -> tuple:
         row = one["row"]
@@ -131,5 +136,5 @@ def looseness(units: Iterable[Unit]) -> dict[str, list[tuple[float, bool]]]:
         row = one["row"]
         if row["bound"]["value"] is not None and row["regret"]["mean"] > 0:
             ratio = row["bound"]["value"] / row["regret"]["mean"]
-            found.setdefault(f"{row['arms']}  {policy(row)}", []).append((ratio, row["bound"]["vacuous"]))
+            found.setdefault(f"{against(row)}  {policy(row)}", []).append((ratio, row["bound"]["vacuous"]))
     return found

@@ -14,7 +14,10 @@ from tests.report.browser import chromium, inspect
 def unit(regret=1.0, bound=None, *, arms="a", curator="c", hyper=None, parameter=None, **setting):
     row = {"arms": arms, "curator": curator, "hyper": hyper or {}, "parameter": parameter or {}}
     row |= {"arms_count": 2, "horizon": 10, "batch": 1, "delay": 0, "instance_seed": 0} | setting
-    row |= {"regret": {"mean": regret, "lo": None, "hi": None}, "bound": {"value": bound, "vacuous": False}}
+    row |= {
+        "regret": {"mean": regret, "lo": None, "hi": None, "comparator": "static"},
+        "bound": {"value": bound, "vacuous": False},
+    }
     return {"row": row}
 
 
@@ -61,13 +64,13 @@ def test_slopes_are_exponents_of_regret_and_of_its_bound():
 
 def test_looseness_has_a_point_for_every_bound():
     assert looseness([unit(2.0, 6.0), unit(2.0, 8.0, batch=2), unit(curator="free")]) == {
-        "a  c": [(3.0, False), (4.0, False)]
+        "a (static)  c": [(3.0, False), (4.0, False)]
     }
 
 
 def test_test_beds_are_sorted_from_small_to_large_with_uniform_first():
     units = [unit(horizon=20), unit(parameter={"gap": 9}), unit(parameter={"gap": 10}), unit(curator="uniform")]
-    order = [(one["row"]["horizon"], one["row"]["curator"]) for one in by_test_bed(reversed(units))["a"]]
+    order = [(one["row"]["horizon"], one["row"]["curator"]) for one in by_test_bed(reversed(units))["a (static)"]]
     assert order == [(10, "uniform"), (10, "c"), (10, "c"), (20, "c")]
 
 
