@@ -79,7 +79,7 @@ def test_what_differs_only_between_test_beds_is_no_axis(monkeypatch):
     monkeypatch.setattr(page.figures, "regret_figure", lambda name, units: name)
     monkeypatch.setattr(page, "_simulation_row", lambda row: [])
     shown = "".join(page._sweep(units))
-    assert "a  K=2 T=10" in shown
+    assert "a (static)  K=2 T=10" in shown
     assert "Regret against" not in shown
 
 
