@@ -27,13 +27,16 @@ class Size:
 FULL = Size(horizon=10_000, seeds=100, budget_tokens=300_000, training_seeds=2)
 FAST = Size(horizon=2_000, seeds=30, budget_tokens=60_000, training_seeds=2)
 
-SIMULATIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("stationary", "osmd", {}),
-    ("switching", "uniform", {}),
-    ("switching", "sec", {}),
-    ("switching", "osmd", {"segments": 10}),
-    ("drifting", "osmd", {"method": "restart", "variation": 10.0}),
+SIMULATIONS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
+    ("stationary", "exp3", 1, {}),
+    ("stationary", "osmd", 1, {}),
+    ("switching", "uniform", 8, {}),
+    ("switching", "sec", 8, {}),
+    ("switching", "osmd", 8, {"segments": 10}),
+    ("drifting", "osmd", 8, {"method": "restart", "variation": 10.0}),
 )
+"""Test-bed, curator, draws per round, hyper-parameters."""
+
 CURATORS: dict[str, dict[str, str]] = {
     "uniform": {},
     "uniform+nondegenerate": {},
@@ -69,13 +72,13 @@ def _simulate(out: Path, size: Size, bar: Any, say: Say) -> list[str]:
     from curbench.sim.simulate import describe, keep, kept, simulate
 
     failed = []
-    spec = {"seeds": size.seeds, "batch": 1, "instance_seed": 0}
-    for name, curator, hyper in SIMULATIONS:
+    for name, curator, batch, hyper in SIMULATIONS:
+        spec = {"seeds": size.seeds, "batch": batch, "instance_seed": 0}
         arms = make_arms(name, horizon=size.horizon)
         row = kept(out, arms, curator, hyper, spec, resume=True)
         if row is None:
             progress = bar(f"sim {name}/{curator}", size.seeds)
-            result = simulate(arms, curator, seeds=size.seeds, hyper=hyper, progress=progress.advance)
+            result = simulate(arms, curator, seeds=size.seeds, batch=batch, hyper=hyper, progress=progress.advance)
             keep(out, result, spec)
             row = result.row()
         say(describe(row))

@@ -2,7 +2,7 @@
 
 Setting. K arms, T rounds, m draws per round, rewards y in [0, 1] with conditional means mu_t. Regret is per draw:
 sum_t (mu_{t,i_t} - <p_t, mu_t>) for a comparator sequence i_t. Natural logarithms. kappa = (K + m - 1) / m.
-Derivations: docs/maths.md. ``proved`` bounds can fail a run; ``plotted`` ones are drawn for orientation only.
+Derivations: docs/maths.md. ``proved`` bounds can fail a run, ``plotted`` ones are drawn for orientation only.
 """
 
 from __future__ import annotations
@@ -362,7 +362,7 @@ Status = Literal["proved", "plotted", "none"]
 
 @dataclass(frozen=True)
 class Bound:
-    """A bound with its standing: ``proved`` may fail a run, ``plotted`` is drawn only. Lower bounds are drawn only.
+    """A bound with its standing: ``proved`` may fail a run, ``plotted`` is drawn only. Lower bounds are for tests.
 
     comparator  what the regret is measured against: "static", "switching", "dynamic" or "top_m"
     """

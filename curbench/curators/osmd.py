@@ -75,12 +75,12 @@ class Osmd(TabularCurator):
     share          alpha of "share"; default 1 / horizon
     mix            gamma of "mix": the share of uniform draws; default 1 / horizon
     restart_every  rounds between restarts; default tuned for a variation budget of ``variation``
-    segments       S, number of constant pieces of the comparator, if known; default 1
+    segments       S, number of constant pieces of the comparator, if known; default 1; not with ``variation``
     variation      V, sum over rounds of the largest change of a mean, if known; default unknown (restart assumes 1)
     low, high      range of the utility that is mapped to [0, 1]; outside is clipped
 
     Raises ValueError for an unknown method, a parameter outside its range or one the method does not use.
-    Source  OSMD: Bubeck & Cesa-Bianchi 2012 section 5; the tunings are those of docs/maths.md, theorems 1 and 2.
+    Source  OSMD: Bubeck & Cesa-Bianchi 2012 section 5; the tunings are those of docs/maths.md.
     """
 
     update_core = staticmethod(update_core)
@@ -95,7 +95,7 @@ class Osmd(TabularCurator):
         share: float | None = None,
         mix: float | None = None,
         restart_every: int | None = None,
-        segments: int = 1,
+        segments: int | None = None,
         variation: float | None = None,
         low: float = 0.0,
         high: float = 1.0,
@@ -106,8 +106,10 @@ class Osmd(TabularCurator):
         super().__init__(bank, unit=unit, design=design, **common)
         self.method = method
         self._check(floor=floor, share=share, mix=mix, restart_every=restart_every, eta=eta, low=low, high=high)
-        if segments < 1:
+        if segments is not None and segments < 1:
             raise ValueError(f"segments must be at least 1; got {segments}")
+        if segments is not None and (method == "restart" or variation is not None):
+            raise ValueError("segments tune the step size of clip, share or mix without a variation; leave them out")
         if variation is not None and variation <= 0:
             raise ValueError(f"variation must be positive; got {variation}")
         k, t = self.arm_count, self.horizon
@@ -125,7 +127,7 @@ class Osmd(TabularCurator):
             mixing = floor + share + mix  # only one of them is used
             reach = log(k / mixing) if mixing > 0 else log(max(k, 2))
             if variation is None:
-                default_eta = sqrt(2 * (log(max(k, 2)) + (segments - 1) * reach) / (kappa * t))
+                default_eta = sqrt(2 * (log(max(k, 2)) + ((segments or 1) - 1) * reach) / (kappa * t))
             else:
                 default_eta = (4 * variation * reach / (t * kappa**2)) ** (1 / 3)
         p = np.full(k, 1.0 / k)

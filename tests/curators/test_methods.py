@@ -220,3 +220,9 @@ def test_actor_curator_forgets_selections_that_never_return():
 def test_actor_curator_refuses_what_it_cannot_use(change, message):
     with pytest.raises(ValueError, match=message):
         ActorCurator(FEATURED, **(COMMON | change))
+
+
+@pytest.mark.parametrize("unused", [{"method": "restart", "segments": 3}, {"segments": 3, "variation": 1.0}])
+def test_osmd_refuses_pieces_that_would_tune_nothing(unused):
+    with pytest.raises(ValueError, match="segments tune the step size"):
+        Osmd(BANK, **COMMON, **unused)
