@@ -100,6 +100,9 @@ def sim(
     delay: Annotated[str, typer.Option(metavar="ROUNDS[:JITTER[:LOSS]]", help="When feedback arrives.")] = "0",
     comparator: Annotated[str | None, typer.Option(help="static, switching, dynamic or top_m.")] = None,
     noise: Annotated[str | None, typer.Option(metavar="KIND[:SCALE[:shared]]", help="Of rewards.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Instead of all arms, this many at random each round: ARMS alone, no curator.")
+    ] = None,
     setting: Set = [],  # noqa: B006  # typer copies it
     out: Out = None,
     resume: Resume = False,
@@ -116,6 +119,9 @@ def sim(
 
     if suite is not None and work is None:
         _suite(suite, out or Path("runs") / suite, as_json)
+    if candidates is not None and work is not None and suite is None:
+        bed = make_arms(work, horizon=horizon, arms=arms, instance_seed=instance_seed)
+        _candidates(bed, candidates, seeds, batch, parse_settings(setting), as_json)
     if suite is not None or work is None:
         raise ValueError("sim takes either ARMS/CURATOR[,CURATOR...] or --suite NAME")
     arms_name, curators = split_work(work, "ARMS", "CURATOR")
@@ -220,6 +226,23 @@ def _suite(name: str, out: Path, as_json: bool) -> NoReturn:
         broken = sum(map(failed, rows))
         print(f"{proved} proved pairs, {broken} violated  report: {summary['report']}")
     raise typer.Exit(1 if any(map(failed, rows)) else 0)
+
+
+def _candidates(bed: Any, candidates: int, seeds: int, batch: int, setting: dict[str, Any], as_json: bool) -> NoReturn:
+    """Sleeping regret of mirror descent on candidate sets, against its bound."""
+    from curbench.config import parse_hyper
+    from curbench.console import bars
+    from curbench.curators import curator_class
+    from curbench.sim.candidates import describe, simulate_candidates
+
+    hyper = parse_hyper(curator_class("osmd_candidates"), setting)
+    with bars() as bar:
+        progress = bar(f"{bed.name}, {candidates} candidates", seeds).advance
+        result = simulate_candidates(
+            bed, candidates=candidates, seeds=seeds, batch=batch, hyper=hyper, progress=progress
+        )
+    emit(result.row()) if as_json else print(describe(result.row()))
+    raise typer.Exit(1 if result.failed else 0)
 
 
 def _sweep(grid: Path, out: Path, jobs: int | None, engine: str, as_json: bool) -> list[dict[str, Any]]:

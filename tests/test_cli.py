@@ -58,6 +58,16 @@ def test_oracles_have_no_regret_to_their_own_comparator(curbench):
     assert "its means depend on who is played" in err
 
 
+def test_candidate_sets_are_simulated_against_the_sleeping_bound(curbench):
+    work = ("sim", "stationary", "--candidates", 5, "--batch", 2, "--horizon", 300, "--seeds", 3, "--set", "eta=0.1")
+    code, out, _ = curbench(*work, "--json")
+    row = json.loads(out)
+    assert code == 0
+    assert (row["candidates"], row["eta"], row["regret"]["kind"]) == (5, 0.1, "sleeping")
+    assert row["certificate"]["holds"] is True
+    assert curbench("sim", "stationary", "--candidates", 0)[0] == 2
+
+
 def test_learn_reports_competence(curbench):
     code, out, _ = curbench("learn", "plain/uniform,sec+nondegenerate,greedy", "--seeds", 2, "--steps", 3, "--json")
     rows = [json.loads(line) for line in out.splitlines()]
