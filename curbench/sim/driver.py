@@ -215,7 +215,7 @@ def _drive(
 NO_CERTIFICATE = MirrorStep(0.0, 0.0, np.empty(0))
 
 
-def certificate(curator: TabularCurator) -> tuple[bool, MirrorStep]:
+def certificate(curator: TabularCurator | Proxy) -> tuple[bool, MirrorStep]:
     """(whether there is one to check, its terms)."""
     step = curator.mirror_step()
     return step is not None, step or NO_CERTIFICATE
@@ -232,14 +232,15 @@ def run_loop(curator: Curator, arms: Arms, seeds: tuple[int, int], grid: Array, 
     Gives the trajectory of ``run_compiled``, number for number, for the curators that both can run.
     """
     actor = BanditActor(arms, seeds[1])
-    watch = Watched(curator, actor) if isinstance(curator, TabularCurator) else None
-    late: Any = Delayed(watch or curator, delay, seeds[1])
+    timed = Timed(curator)
+    watch = Watched(timed, actor) if isinstance(curator, TabularCurator) else None
+    late: Any = Delayed(watch or timed, delay, seeds[1])
     points = set(grid.tolist())
     trace, sampled, seconds = [], 0.0, np.empty((arms.horizon, 2))
     for t in range(arms.horizon):
-        mu, begin = actor.mean.copy(), perf_counter()
+        mu, begin, before = actor.mean.copy(), perf_counter(), timed.seconds
         result = loop.step(late, actor, batch=curator.batch, signal=signals.SIGNALS["mean_reward"])
-        seconds[t] = result.seconds["select"] + result.seconds["curator_update"], perf_counter() - begin
+        seconds[t] = timed.seconds - before, perf_counter() - begin
         problem = result.selection.problem
         for i in problem:
             sampled += (mu.max() - mu[i]) / problem.size
@@ -251,6 +252,23 @@ def run_loop(curator: Curator, arms: Arms, seeds: tuple[int, int], grid: Array, 
     return Trajectory(value[:, 0], value[:, 1], slack, capped, us, us_full)
 
 
+class Timed(Proxy):
+    """A curator and the seconds that its two verbs have taken."""
+
+    seconds = 0.0
+
+    def select(self, batch: int) -> Selection:
+        begin = perf_counter()
+        selection = self.curator.select(batch)
+        self.seconds += perf_counter() - begin
+        return selection
+
+    def update(self, feedback: Feedback) -> None:
+        begin = perf_counter()
+        self.curator.update(feedback)
+        self.seconds += perf_counter() - begin
+
+
 class Watched(Proxy):
     """A tabular curator with its regret and certificate measured from outside, whenever it draws or learns.
 
@@ -258,7 +276,7 @@ class Watched(Proxy):
     another propensity fails its certificate.
     """
 
-    def __init__(self, curator: TabularCurator, actor: BanditActor) -> None:
+    def __init__(self, curator: Timed, actor: BanditActor) -> None:
         super().__init__(curator)
         self.actor = actor
         self.check, self.mirror = certificate(curator)
