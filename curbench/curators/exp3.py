@@ -43,6 +43,10 @@ def draw_core(core, arm, q, seed, step):
     leaves = tree.size >> 1
     for j in range(arm.size):
         u = uniform(seed, DRAW, step, j)
+        if core.mix == 0.0:
+            arm[j] = find(tree, u * tree[1])
+            q[j] = tree[leaves + arm[j]] / tree[1]
+            continue
         if u < core.mix:
             arm[j] = min(int(u / core.mix * k), k - 1)
         else:

@@ -34,7 +34,10 @@ def unit_interval(utility, low, high):
     >>> unit_interval(0.5, -1.0, 1.0), unit_interval(3.0, -1.0, 1.0)
     (0.75, 1.0)
     """
-    return min(max((utility - low) / (high - low), 0.0), 1.0)
+    y, width = utility - low, high - low
+    if width != 1.0:  # a division would take as long as drawing the arm
+        y /= width
+    return min(max(y, 0.0), 1.0)
 
 
 @nb.njit

@@ -24,7 +24,9 @@ def reward_(y, mean, problem, visit, seed, step, kind, scale, shared):
     """
     for j in range(problem.size):
         arm = problem[j]
-        if shared:
+        if kind == BERNOULLI_ and not shared:  # as ``noisy`` has it, without the call
+            y[j] = 1.0 if uniform(seed, REWARD, arm, visit[arm]) < mean[arm] else 0.0
+        elif shared:
             y[j] = noisy(mean[arm], seed, NOISE, step, 0, kind, scale)
         else:
             y[j] = noisy(mean[arm], seed, REWARD, arm, visit[arm], kind, scale)
