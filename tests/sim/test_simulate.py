@@ -9,6 +9,7 @@ import pytest
 
 from curbench.curators import CURATORS, curator_class
 from curbench.curators.osmd import Osmd, update_core
+from curbench.curators.tabular import TabularCurator
 from curbench.regret import SLACK_TOLERANCE
 from curbench.sim import simulate as simulate_module
 from curbench.sim.arms import make_arms
@@ -41,6 +42,21 @@ def test_compiled_driver_and_python_loop_give_identical_trajectories(name, hyper
     np.testing.assert_array_equal(compiled.sampled, python.sampled)
     assert compiled.capped == python.capped
     assert compiled.min_slack == python.min_slack or (np.isnan(compiled.min_slack) and np.isnan(python.min_slack))
+
+
+@pytest.mark.parametrize("name", [name for name in CURATORS if issubclass(curator_class(name), TabularCurator)])
+@pytest.mark.parametrize("design", ["iid", "systematic"])
+def test_every_tabular_curator_is_the_same_in_both_drivers(name, design):
+    """In both worlds, with draws of its own or from the table, on arms that move, with feedback that comes late."""
+    arms = make_arms("besson_1", horizon=200)
+    twins = [curator_class(name)(arms.bank(), seed=5, batch=2, horizon=200, design=design) for _ in range(2)]
+    late = parse_delay("1:2")
+    compiled = run_compiled(twins[0], arms, (5, 6), GRID, late)
+    python = run_loop(twins[1], arms, (5, 6), GRID, late)
+    for field, value in twins[0].core._asdict().items():
+        np.testing.assert_array_equal(value, getattr(twins[1].core, field), err_msg=field)
+    np.testing.assert_array_equal(compiled.sampled, python.sampled)
+    np.testing.assert_array_equal(compiled.min_slack, python.min_slack)
 
 
 @pytest.mark.parametrize("name", ["stationary", "switching", "garivier_moulines", "drifting"])
