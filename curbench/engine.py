@@ -47,6 +47,7 @@ def each(
 def _pool(task, items, jobs, tick):
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    finished = False
     try:
         with _for_children():
             waiting = {pool.submit(task, item): item for item in items}
@@ -55,14 +56,14 @@ def _pool(task, items, jobs, tick):
             tick()
             for future in done:
                 yield waiting.pop(future), future.result()
-    except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in set(multiprocessing.active_children()) - before:
-            worker.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise OSError(DIED) from None
-        raise
-    pool.shutdown()
+        finished = True
+    except BrokenProcessPool:
+        raise OSError(DIED) from None
+    finally:
+        pool.shutdown(wait=finished, cancel_futures=True)
+        if not finished:
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.terminate()
 
 
 def _ray(task, items, jobs, tick):

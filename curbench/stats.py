@@ -18,6 +18,15 @@ class Interval(NamedTuple):
     hi: float
     n: int
 
+    def row(self) -> dict[str, float | None]:
+        """Mean, lo and hi for a JSON row, which has no infinity: a single value has no interval.
+
+        >>> Interval(0.5, -np.inf, np.inf, 1).row()
+        {'mean': 0.5, 'lo': None, 'hi': None}
+        """
+        finite = bool(np.isfinite(self.lo))
+        return {"mean": self.mean, "lo": self.lo if finite else None, "hi": self.hi if finite else None}
+
 
 def mean_interval(value: Array, level: float = 0.95) -> Interval:
     """The mean of f64[n] with Student's t interval; infinitely wide for a single value.

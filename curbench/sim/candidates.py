@@ -85,8 +85,6 @@ class CandidateSimulation:
     def row(self) -> dict[str, Any]:
         """The machine-readable result: JSON scalars only; regret is that to the arm it is largest for."""
         worst = int(self.regret.mean(axis=0).argmax())
-        interval = mean_interval(self.regret[:, worst])
-        finite = np.isfinite(interval.lo)
         return {
             "arms": self.arms.name,
             "curator": "osmd_candidates",
@@ -98,13 +96,7 @@ class CandidateSimulation:
             "eta": self.eta,
             "mix": self.mix,
             "awake": self.awake,
-            "regret": {
-                "mean": interval.mean,
-                "lo": interval.lo if finite else None,
-                "hi": interval.hi if finite else None,
-                "arm": worst,
-                "kind": "sleeping",
-            },
+            "regret": mean_interval(self.regret[:, worst]).row() | {"arm": worst, "kind": "sleeping"},
             "bound": {
                 "value": self.bound,
                 "status": "none" if self.capped_rounds else "proved",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from curbench.sim.arms import Arms
+from curbench.sim.arms import Arms, model
 from curbench.types import Array
 
-COMPARATORS = ("static", "switching", "dynamic", "top_m")
+COMPARATORS = (*model.COMPARATORS, "top_m")
 """The best fixed arm; the best arm of every round, in S pieces; the same, under a variation budget; the best m arms."""
 
 

@@ -85,7 +85,7 @@ class Simulation:
                 "value": self.value,
                 "status": self.bound.status,
                 "source": self.bound.source,
-                "vacuous": self.value >= worst_regret(self.arms),
+                "vacuous": self.value >= worst_regret(self.arms, self.comparator, self.batch),
             }
         return {
             "arms": self.arms.name,
@@ -94,8 +94,8 @@ class Simulation:
             "horizon": self.arms.horizon,
             "seeds": self.seeds,
             "batch": self.batch,
-            "regret": _interval(self.regret) | {"kind": self.kind, "comparator": self.comparator},
-            "sampled_regret": _interval(self.sampled),
+            "regret": self.regret.row() | {"kind": self.kind, "comparator": self.comparator},
+            "sampled_regret": self.sampled.row(),
             "bound": bound,
             "holds": self.holds,
             "certificate": {"min_slack": self.min_slack, "holds": self.certificate_holds},
@@ -110,17 +110,13 @@ class Simulation:
         }
 
 
-def worst_regret(arms: Arms) -> float:
-    """The regret of always playing the worst arm; a bound above it says nothing. Means of rested arms: T."""
+def worst_regret(arms: Arms, comparator: str, batch: int) -> float:
+    """Regret of always playing the worst arm; a bound above it says nothing. T for rested arms, whose means move."""
     if arms.rested:
         return float(arms.horizon)
     length = np.diff(np.append(arms.start, arms.horizon))
-    return float(length @ (arms.mean.max(axis=1) - arms.mean.min(axis=1)))
-
-
-def _interval(value: Interval) -> dict[str, float | None]:
-    finite = np.isfinite(value.lo)
-    return {"mean": value.mean, "lo": value.lo if finite else None, "hi": value.hi if finite else None}
+    worst = length @ (arms.mean.max(axis=1) - arms.mean.min(axis=1))
+    return float(worst - advantage_over(arms, comparator, batch, np.array([arms.horizon]))[0])
 
 
 def make_curator(arms: Arms, bank: Bank, name: str, *, seed: int, batch: int, hyper: dict[str, Any]) -> Curator:

@@ -122,20 +122,15 @@ class LearnerSimulation:
             "hyper": self.hyper,
             "resolved": self.resolved,
             "start": self.start,
-            "competence": _interval(self.competence),
-            "area": _interval(self.area),
+            "competence": self.competence.row(),
+            "area": self.area.row(),
             "target": self.target,
             "reached": self.reached,
             "tokens_to_target": self.tokens_to_target,
-            "regret": _interval(self.regret),
-            "wasted": _interval(self.wasted),
+            "regret": self.regret.row(),
+            "wasted": self.wasted.row(),
             **{name: getattr(self.spent, name) for name in ("steps", "rollouts", "tokens")},
         }
-
-
-def _interval(value: Interval) -> dict[str, float | None]:
-    finite = np.isfinite(value.lo)
-    return {"mean": value.mean, "lo": value.lo if finite else None, "hi": value.hi if finite else None}
 
 
 def follow(curator: Curator, actor: LearnerActor, *, signal: Signal, budget: Budget, estimator: str = "grpo") -> Watch:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from curbench.sim.arms import Arms, make_arms
 from curbench.sim.comparator import advantage_over, price, swaps
-from curbench.sim.simulate import simulate
+from curbench.sim.simulate import simulate, worst_regret
 
 
 @st.composite
@@ -60,6 +60,12 @@ def test_static_regret_on_moving_arms_is_smaller_and_may_be_negative():
     assert fixed.bound.name == moving.bound.name == "tracking_clip"
     assert fixed.value < moving.value
     assert fixed.holds is not False
+
+
+def test_a_bound_is_vacuous_when_the_worst_arm_regrets_less_to_the_same_comparator():
+    arms = Arms("two", np.array([0, 50]), np.array([[1.0, 0.0], [0.0, 1.0]]), 100, "switching", "test")
+    assert worst_regret(arms, "switching", 1) == 100.0
+    assert worst_regret(arms, "static", 1) == 50.0
 
 
 @pytest.mark.parametrize(
