@@ -62,6 +62,7 @@ def emit(row: dict[str, Any]) -> None:
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Test-beds, curators, suites, kernel ops and bounds, by name."""
+    from curbench.console import table
     from curbench.curators import CURATORS
     from curbench.kernels import OPS
     from curbench.regret import BOUNDS
@@ -69,10 +70,10 @@ def list_(as_json: Json = False) -> None:
     from curbench.sim.learner import LEARNERS
     from curbench.suites import SUITES
 
-    names = {
+    names: dict[str, Any] = {
         "arms": list(ARMS),
         "learners": list(LEARNERS),
-        "curators": list(CURATORS),
+        "curators": {name: {"source": one.source, "variants": one.variants} for name, one in CURATORS.items()},
         "suites": list(SUITES),
         "ops": list(OPS),
         "bounds": list(BOUNDS),
@@ -81,7 +82,9 @@ def list_(as_json: Json = False) -> None:
         emit(names)
         return
     for kind, name in names.items():
-        print(f"{kind:9}{'  '.join(name)}")
+        if kind != "curators":
+            print(f"{kind:9}{'  '.join(name)}")
+    print(table(("curator", "variants", "source"), [(n, " ".join(c.variants), c.source) for n, c in CURATORS.items()]))
 
 
 @app.command()

@@ -22,6 +22,8 @@ EVALUATION = 8  # tokens of held-out evaluations
 NOISE = 9  # reward noise that all draws of a simulated round share
 DELAY = 10  # when, and whether, simulated feedback arrives
 VERDICT = 11  # a noisy verifier, in the simulated learner (index = visit, step = problem)
+KEY = 12  # sampling keys of a curator's candidates (index = place)
+TIE = 13  # which of equal scores, and who passes a filter (index = place)
 POSTERIOR = 20  # posterior samples of Thompson sampling (index = arm and attempt, step = round)
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

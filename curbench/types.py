@@ -39,10 +39,11 @@ class Bank:
     key         str[N], unique and stable across versions of the bank
     stratum     i32[N], in [0, number of strata)
     feature     f32[N, F] or None, frozen features of the problems
-    difficulty  f32[N] or None, an estimate made before training
+    difficulty  f32[N] or None, an estimate made before training: larger is harder
+    length      i32[N] or None, size of each prompt in characters or tokens, the same for all
     stratum_name  names of the strata, for people; default "0", "1", ...
 
-    Raises ValueError if the bank is empty, a key repeats, a stratum is negative or a feature is not finite.
+    Raises ValueError if the bank is empty, a key repeats, a stratum or length is negative, or a feature not finite.
 
     >>> Bank(key=["a", "b", "c"], stratum=[0, 0, 1]).stratum_size
     array([2, 1])
@@ -52,6 +53,7 @@ class Bank:
     stratum: Array
     feature: Array | None = None
     difficulty: Array | None = None
+    length: Array | None = None
     stratum_name: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -72,6 +74,10 @@ class Bank:
             _require_finite(self, "feature", feature)
         if self.difficulty is not None:
             _require_finite(self, "difficulty", _freeze(self, "difficulty", np.float32, (n,)))
+        if self.length is not None:
+            length = _freeze(self, "length", np.int32, (n,))
+            if length.min() < 0:
+                raise ValueError(f"length must be >= 0; problem {int(length.argmin())} has {int(length.min())}")
         if not self.stratum_name:
             names = tuple(str(c) for c in range(int(stratum.max()) + 1))
             object.__setattr__(self, "stratum_name", names)
@@ -94,10 +100,14 @@ class Selection:
     ticket      int, unique within a run; feedback quotes it
     step        int, the curator's step at the draw
     problem     i64[B], indices into the bank
-    propensity  f64[B] in (0, 1], given the candidate set: probability of the draw (``design="iid"``) or of inclusion
-                (``"systematic"``); 1 for a deterministic choice (``"fixed"``)
+    propensity  f64[B] in (0, 1], given the past and the candidate set: probability of the draw (``design="iid"``) or of
+                inclusion (all others); 1 for a deterministic choice
     rollouts    i32[B], group size of each slot
-    design      "iid" | "systematic" | "fixed"
+    design      "iid"         slots are drawn one by one, duplicates are possible
+                "systematic"  no duplicates; the inclusion probability
+                "order"       no duplicates, the B smallest of independent random keys; the probability given the keys
+                              of all others, which is as unbiased (``curators.samplers``)
+                "fixed"       a deterministic choice, but for ties
     candidate   i64[M] or None when the whole bank was a candidate
     candidate_propensity  probability that a problem entered the candidate set (M / N, or 1)
 
@@ -132,6 +142,19 @@ class Selection:
 
     def __len__(self) -> int:
         return int(self.problem.size)
+
+    @property
+    def entropy(self) -> float:
+        """Entropy in nats of the distribution over problems that was drawn from, estimated from the slots.
+
+        The mean over slots of -log q, q the probability of a single draw: unbiased for iid draws, and for inclusion
+        probabilities proportional to q (Horvitz & Thompson 1952). A deterministic choice of B problems has log B.
+
+        >>> float(np.exp(Selection(0, 0, [3, 5], [0.1, 0.1], [4, 4], "systematic").entropy).round(6))
+        20.0
+        """
+        draws = 1 if self.design == "iid" else len(self)
+        return float(np.mean(np.log(draws / (self.propensity * self.candidate_propensity))))
 
 
 @dataclass(frozen=True)

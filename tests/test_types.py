@@ -73,6 +73,12 @@ def test_bank_features_must_be_finite_and_one_row_per_problem():
         Bank(key=["a", "b"], stratum=[0, 0], feature=[[0.0]])
 
 
+def test_bank_lengths_must_not_be_negative():
+    assert Bank(key=["a", "b"], stratum=[0, 0], length=[3, 0]).length.tolist() == [3, 0]
+    with pytest.raises(ValueError, match="length must be >= 0; problem 1 has -2"):
+        Bank(key=["a", "b"], stratum=[0, 0], length=[3, -2])
+
+
 def test_feedback_refuses_a_nan_utility():
     one = np.ones(2)
     stats = GroupStats(one, one, one, one, one, one > 0, one)

@@ -1,37 +1,52 @@
-"""Curators by name. The dict maps to import paths, so that a tabular run never imports torch."""
+"""Curators by name. They are imported when asked for, so that a tabular run never imports torch."""
 
 from __future__ import annotations
 
 import importlib
+from typing import NamedTuple
 
 from curbench.curators.base import ADMISSIONS, Curator
 
-CURATORS: dict[str, str] = {
-    "uniform": "curbench.curators.uniform:Uniform",
-    "osmd": "curbench.curators.osmd:Osmd",
-    "osmd_mset": "curbench.curators.osmd_mset:OsmdMset",
-    "osmd_candidates": "curbench.curators.osmd_candidates:OsmdCandidates",
-    "exp3": "curbench.curators.exp3:Exp3",
-    "exp3_ix": "curbench.curators.exp3_ix:Exp3Ix",
-    "exp3_p": "curbench.curators.exp3_p:Exp3P",
-    "exp3_s": "curbench.curators.exp3_s:Exp3S",
-    "exp3_m": "curbench.curators.exp3_m:Exp3M",
-    "rexp3": "curbench.curators.rexp3:Rexp3",
-    "tsallis_inf": "curbench.curators.tsallis_inf:TsallisInf",
-    "sec": "curbench.curators.sec:Sec",
-    "ucb1": "curbench.curators.ucb1:Ucb1",
-    "sw_ucb": "curbench.curators.sw_ucb:SwUcb",
-    "d_ucb": "curbench.curators.d_ucb:DUcb",
-    "cusum_ucb": "curbench.curators.cusum_ucb:CusumUcb",
-    "m_ucb": "curbench.curators.m_ucb:MUcb",
-    "glr_klucb": "curbench.curators.glr_klucb:GlrKlUcb",
-    "thompson": "curbench.curators.thompson:Thompson",
-    "d_thompson": "curbench.curators.d_thompson:DThompson",
-    "sw_thompson": "curbench.curators.sw_thompson:SwThompson",
-    "raw_ucb": "curbench.curators.raw_ucb:RawUcb",
-    "r_ed_ucb": "curbench.curators.r_ed_ucb:REdUcb",
-    "comb_ucb1": "curbench.curators.comb_ucb1:CombUcb1",
-    "actor_curator": "curbench.curators.actor_curator:ActorCurator",
+
+class Listing(NamedTuple):
+    """Where a curator lives and what it reproduces.
+
+    path      ``module:class``, imported when it is asked for
+    source    the paper, with its arXiv number where it has one
+    variants  values of its argument ``variant``, the default first; empty when there is one version only
+    """
+
+    path: str
+    source: str
+    variants: tuple[str, ...] = ()
+
+
+CURATORS: dict[str, Listing] = {
+    "uniform": Listing("curbench.curators.uniform:Uniform", "the baseline"),
+    "osmd": Listing("curbench.curators.osmd:Osmd", "Bubeck & Cesa-Bianchi 2012, section 5"),
+    "osmd_mset": Listing("curbench.curators.osmd_mset:OsmdMset", "docs/maths.md, theorem 3"),
+    "osmd_candidates": Listing("curbench.curators.osmd_candidates:OsmdCandidates", "docs/maths.md, candidate sets"),
+    "exp3": Listing("curbench.curators.exp3:Exp3", "Auer et al. 2002; Bubeck & Cesa-Bianchi 2012"),
+    "exp3_ix": Listing("curbench.curators.exp3_ix:Exp3Ix", "Neu 2015"),
+    "exp3_p": Listing("curbench.curators.exp3_p:Exp3P", "Bubeck & Cesa-Bianchi 2012"),
+    "exp3_s": Listing("curbench.curators.exp3_s:Exp3S", "Auer et al. 2002"),
+    "exp3_m": Listing("curbench.curators.exp3_m:Exp3M", "Uchiya et al. 2010"),
+    "rexp3": Listing("curbench.curators.rexp3:Rexp3", "Besbes et al. 2014"),
+    "tsallis_inf": Listing("curbench.curators.tsallis_inf:TsallisInf", "Zimmert & Seldin 2021"),
+    "ucb1": Listing("curbench.curators.ucb1:Ucb1", "Auer et al. 2002"),
+    "sw_ucb": Listing("curbench.curators.sw_ucb:SwUcb", "Garivier & Moulines 2011"),
+    "d_ucb": Listing("curbench.curators.d_ucb:DUcb", "Garivier & Moulines 2011"),
+    "cusum_ucb": Listing("curbench.curators.cusum_ucb:CusumUcb", "Liu et al. 2018"),
+    "m_ucb": Listing("curbench.curators.m_ucb:MUcb", "Cao et al. 2019"),
+    "glr_klucb": Listing("curbench.curators.glr_klucb:GlrKlUcb", "Besson et al. 2022"),
+    "thompson": Listing("curbench.curators.thompson:Thompson", "Agrawal & Goyal 2012"),
+    "d_thompson": Listing("curbench.curators.d_thompson:DThompson", "Raj & Kalyani 2017"),
+    "sw_thompson": Listing("curbench.curators.sw_thompson:SwThompson", "Trovò et al. 2020"),
+    "raw_ucb": Listing("curbench.curators.raw_ucb:RawUcb", "Seznec et al. 2020"),
+    "r_ed_ucb": Listing("curbench.curators.r_ed_ucb:REdUcb", "Metelli et al. 2022"),
+    "comb_ucb1": Listing("curbench.curators.comb_ucb1:CombUcb1", "Kveton et al. 2015"),
+    "actor_curator": Listing("curbench.curators.actor_curator:ActorCurator", "Gu et al. 2026, 2602.20532"),
+    "sec": Listing("curbench.curators.sec:Sec", "Chen et al. 2025, 2505.14970"),
 }
 
 
@@ -45,7 +60,7 @@ def curator_class(name: str) -> type[Curator]:
     """
     if name not in CURATORS:
         raise ValueError(f"unknown curator {name!r}; choose from {', '.join(CURATORS)}")
-    module, _, attribute = CURATORS[name].partition(":")
+    module, _, attribute = CURATORS[name].path.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 

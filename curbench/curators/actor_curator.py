@@ -108,22 +108,11 @@ class ActorCurator(Curator):
         candidate = candidate_set(self.candidates, len(self.bank), self.seed, self.step)
         feature = self.features(candidate)
         draw = self._draw(feature, batch)
-        selection = Selection(
-            ticket=self.step,
-            step=self.step,
-            problem=candidate[draw.problem],
-            propensity=draw.propensity,
-            rollouts=np.full(batch, self.group, np.int32),
-            design=self.design,
-            candidate=candidate,
-            candidate_propensity=self.candidates / len(self.bank),
-        )
         if self.step >= self.dormant:
             log_probability = draw.score[draw.problem].astype(np.float64) - draw.log_normaliser
             self.pending[self.step] = (feature, draw.problem, log_probability)
         self.pending.pop(self.step - EXPIRES_AFTER, None)
-        self.step += 1
-        return selection
+        return self.selected(candidate[draw.problem], draw.propensity, design=self.design, candidate=candidate)
 
     def _draw(self, feature: Array, batch: int) -> kernels.BankDraw:
         """The draw from the candidates: the last layer of the head is a linear score over what precedes it."""
@@ -226,7 +215,7 @@ class ActorCurator(Curator):
         }
 
     def metrics(self) -> dict[str, float]:
-        return {"curator_loss": self._loss, "in_use": float(self.in_use)}
+        return super().metrics() | {"curator_loss": self._loss, "in_use": float(self.in_use)}
 
 
 def _standardised(bank: Bank) -> Array:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from curbench.types import Array, Bank, Feedback, GroupStats, Selection
 
 ADMISSIONS = ("all", "nondegenerate")
+
+
+class Part(Protocol):
+    """A piece of a curator with a state of its own, such as an estimator (``curators.estimators``)."""
+
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 class Curator(ABC):
@@ -22,11 +29,17 @@ class Curator(ABC):
     group      rollouts per selected problem
     admission  "all", or "nondegenerate": drop groups whose rewards are all equal, after seeing them
 
-    Raises ValueError for a batch, horizon or group below 1 or an unknown admission rule.
+    Raises ValueError for a batch, horizon or group below 1, an unknown admission rule or a bank without what it needs.
+
+    A method is composed of parts (``curators.estimators``, ``curators.samplers``); what is put into ``parts`` is saved
+    and restored with the rest.
     """
 
     signal: ClassVar[str] = "mean_abs_advantage"
     """Name of the default signal (``signals.SIGNALS``) of this method."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Optional fields of the bank that this method cannot do without."""
 
     def __init__(
         self, bank: Bank, *, seed: int, batch: int, horizon: int, group: int = 1, admission: str = "all"
@@ -36,6 +49,9 @@ class Curator(ABC):
                 raise ValueError(f"{name} must be at least 1; got {value}")
         if admission not in ADMISSIONS:
             raise ValueError(f"admission must be one of {', '.join(ADMISSIONS)}; got {admission!r}")
+        for name in self.needs:
+            if getattr(bank, name) is None:
+                raise ValueError(f"{type(self).__name__} needs the {name} of every problem, and this bank has none")
         self.bank = bank
         self.seed = np.uint64(seed)
         self.batch = batch
@@ -43,10 +59,36 @@ class Curator(ABC):
         self.group = group
         self.admission = admission
         self.step = 0
+        self.parts: dict[str, Part] = {}
+        self._latest: Selection | None = None
 
     @abstractmethod
     def select(self, batch: int) -> Selection:
         """Draws ``batch`` problems, with the propensity of each draw, and advances ``step``."""
+
+    def selected(
+        self,
+        problem: Array,
+        propensity: Array,
+        *,
+        design: str,
+        rollouts: Array | None = None,
+        candidate: Array | None = None,
+    ) -> Selection:
+        """The selection of this step, with ``group`` rollouts of each problem unless told; advances ``step``."""
+        selection = Selection(
+            ticket=self.step,
+            step=self.step,
+            problem=problem,
+            propensity=propensity,
+            rollouts=np.full(len(problem), self.group, np.int32) if rollouts is None else rollouts,
+            design=design,
+            candidate=candidate,
+            candidate_propensity=1.0 if candidate is None else len(candidate) / len(self.bank),
+        )
+        self._latest = selection
+        self.step += 1
+        return selection
 
     @abstractmethod
     def update(self, feedback: Feedback) -> None:
@@ -75,12 +117,22 @@ class Curator(ABC):
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue exactly: nested dicts of arrays and JSON scalars."""
-        return {"step": self.step}
+        return {"step": self.step, **{name: part.state() for name, part in self.parts.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a ``state()``."""
         self.step = int(state["step"])
+        for name, part in self.parts.items():
+            part.restore(state[name])
 
     def metrics(self) -> dict[str, float]:
-        """Numbers worth logging after an update."""
-        return {}
+        """Numbers worth logging after an update; all have those of the latest draw, see ``Selection.entropy``.
+
+        effective_support  exp(entropy), the number of problems a uniform draw with this entropy would choose from
+        effective_share    the same over N: near 1 the sampler is uniform in all but name (``report`` points that out)
+        """
+        if self._latest is None:
+            return {}
+        entropy = self._latest.entropy
+        support = float(np.exp(entropy))
+        return {"entropy": entropy, "effective_support": support, "effective_share": support / len(self.bank)}

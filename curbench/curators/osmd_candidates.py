@@ -74,18 +74,7 @@ class OsmdCandidates(Curator):
         problem, propensity = np.empty(batch, np.int64), np.empty(batch)
         draw = select_iid_ if iid else select_systematic_
         draw(problem, propensity, p, candidate, np.arange(candidate.size), one, self.seed, self.step)
-        selection = Selection(
-            ticket=self.step,
-            step=self.step,
-            problem=problem,
-            propensity=propensity,
-            rollouts=np.full(batch, self.group, np.int32),
-            design="iid" if iid else "systematic",
-            candidate=candidate,
-            candidate_propensity=candidate.size / len(self.bank),
-        )
-        self.step += 1
-        return selection
+        return self.selected(problem, propensity, design="iid" if iid else "systematic", candidate=candidate)
 
     def restricted(self, candidate: Array) -> Array:
         """f64[n], q given the candidate set: what the mirror step moves."""
@@ -119,7 +108,7 @@ class OsmdCandidates(Curator):
     def metrics(self) -> dict[str, float]:
         """Effective number of problems exp(entropy of q), and the step size."""
         q = np.exp(self.log_q)
-        return {"effective_arms": float(np.exp(-np.sum(q * self.log_q))), "eta": self.eta}
+        return super().metrics() | {"effective_arms": float(np.exp(-np.sum(q * self.log_q))), "eta": self.eta}
 
 
 def _log_mass(log_weight: Array) -> float:

@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 import numba as nb
 import numpy as np
 
+from curbench.curators.estimators import moving_average_
+from curbench.curators.samplers import softmax_
 from curbench.curators.tabular import Design, TabularCurator, Unit
 from curbench.types import Array, Bank
 
@@ -22,23 +24,8 @@ class SecCore(NamedTuple):
 @nb.njit
 def update_core(core, arm, expected, utility, step):
     """Q_c <- alpha r_c + (1 - alpha) Q_c with r_c the mean utility of the category's slots; p = softmax(Q / tau)."""
-    k = core.p.size
-    total, count = np.zeros(k), np.zeros(k, np.int64)
-    for j in range(arm.size):
-        total[arm[j]] += utility[j]
-        count[arm[j]] += 1
-    for c in range(k):
-        if count[c] > 0:
-            core.q[c] += core.alpha * (total[c] / count[c] - core.q[c])
-        elif core.decay:
-            core.q[c] *= 1.0 - core.alpha
-    top = core.q.max()
-    mass = 0.0
-    for c in range(k):
-        core.p[c] = np.exp((core.q[c] - top) / core.temperature)
-        mass += core.p[c]
-    for c in range(k):
-        core.p[c] /= mass
+    moving_average_(core.q, arm, utility, core.alpha, core.decay)
+    softmax_(core.p, core.q, core.temperature)
 
 
 class Sec(TabularCurator):

@@ -139,16 +139,7 @@ class TabularCurator(Curator):
             problem_with_replacement_(problem, *self.arms[:3], self.seed, self.step)
         else:
             select_systematic_(problem, propensity, self.core.p, *self.arms[:3], self.seed, self.step)
-        selection = Selection(
-            ticket=self.step,
-            step=self.step,
-            problem=problem,
-            propensity=propensity,
-            rollouts=np.full(batch, self.group, np.int32),
-            design="iid" if iid else "systematic",
-        )
-        self.step += 1
-        return selection
+        return self.selected(problem, propensity, design="iid" if iid else "systematic")
 
     def _draws_iid(self, batch: int) -> bool:
         if self.design == "auto":
@@ -184,7 +175,7 @@ class TabularCurator(Curator):
         """Effective number of arms exp(entropy of p), and the smallest probability."""
         p = self.core.p
         positive = p[p > 0]
-        return {
+        return super().metrics() | {
             "effective_arms": float(np.exp(-np.sum(positive * np.log(positive)))),
             "smallest_probability": float(p.min()),
         }

@@ -61,6 +61,7 @@ class Countdown:
             stratum_name=STRATUM_NAME,
             feature=np.array([feature(p.number, p.target) for p in self._problem], np.float32),
             difficulty=np.array([difficulty(p.number, p.target) for p in self._problem]),
+            length=np.array([len(prompt(p.number, p.target)) for p in self._problem]),
         )
 
     def prompt(self, problem: int) -> str:
