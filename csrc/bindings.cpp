@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "check.h"
+#include "cpu/isa.h"
 #include "kernels.h"
 #include "philox.h"
 
@@ -124,6 +125,8 @@ std::pair<int, std::string> cuda_status() {
   return {count, reason};
 }
 
+constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
+
 // Doors for the tests and the benchmarks.
 void bind_doors(py::module_& m) {
   m.def("philox4x32", [](uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
@@ -131,6 +134,12 @@ void bind_doors(py::module_& m) {
     return py::make_tuple(r.w[0], r.w[1], r.w[2], r.w[3]);
   });
   m.def("uniform", &uniform);
+  m.def("isa", [] { return kIsaNames[static_cast<int>(cpu::isa())]; });
+  m.def("use_isa", [](const std::string& name) {
+    for (int i = 0; i < 3; ++i)
+      if (name == kIsaNames[i]) return cpu::use_isa(static_cast<cpu::Isa>(i));
+    throw std::invalid_argument("an instruction set is one of portable, avx2, avx512; got " + name);
+  });
   m.def("read_words", [](py::handle word, int64_t count) { return cpu::read_words(at<uint64_t>(word), count); });
 }
 

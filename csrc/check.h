@@ -11,14 +11,6 @@
 #define CURBENCH_HD inline __attribute__((always_inline))
 #endif
 
-// One more copy of a hot CPU loop for AVX2, chosen at load time. Nothing may be contracted or reassociated in it, so
-// both copies give the same bits.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CURBENCH_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define CURBENCH_CLONES
-#endif
-
 #define CURBENCH_CUDA_CHECK(call)                                                                        \
   do {                                                                                                   \
     const cudaError_t status_ = (call);                                                                  \

@@ -6,12 +6,35 @@
 #include <cstdint>
 
 #include "../check.h"
+#include "isa.h"
 
 namespace curbench::cpu {
 
 template <class Op>
-CURBENCH_CLONES void run_items(const Op& op, int64_t first, int64_t last) {
+void run_portable(const Op& op, int64_t first, int64_t last) {
   for (int64_t i = first; i < last; ++i) op(i);
+}
+
+#ifdef CURBENCH_X86
+template <class Op>
+__attribute__((target(CURBENCH_AVX2))) void run_avx2(const Op& op, int64_t first, int64_t last) {
+  for (int64_t i = first; i < last; ++i) op(i);
+}
+
+template <class Op>
+__attribute__((target(CURBENCH_AVX512))) void run_avx512(const Op& op, int64_t first, int64_t last) {
+  for (int64_t i = first; i < last; ++i) op(i);
+}
+#endif
+
+// The compiler vectorises the op for every instruction set. An op that does better by hand overloads this function.
+template <class Op>
+void run_items(const Op& op, int64_t first, int64_t last) {
+#ifdef CURBENCH_X86
+  if (isa() == Isa::kAvx512) return run_avx512(op, first, last);
+  if (isa() == Isa::kAvx2) return run_avx2(op, first, last);
+#endif
+  run_portable(op, first, last);
 }
 
 struct Launch {
