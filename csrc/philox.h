@@ -13,6 +13,8 @@ namespace curbench {
 // Streams name the purpose of a draw; curbench/philox.py holds the whole list.
 constexpr uint32_t kDraw = 0;
 constexpr uint32_t kSystematic = 1;
+constexpr uint32_t kRace = 24;       // and kRace + 1; see race.h
+constexpr uint32_t kFloorRace = 26;  // and kFloorRace + 1
 
 struct Words {
   uint32_t w[4];

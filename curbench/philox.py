@@ -25,6 +25,8 @@ VERDICT = 11  # a noisy verifier, in the simulated learner (index = visit, step 
 KEY = 12  # sampling keys of a curator's candidates (index = place)
 TIE = 13  # which of equal scores, and who passes a filter (index = place)
 POSTERIOR = 20  # posterior samples of Thompson sampling (index = arm and attempt, step = round)
+RACE = 24  # arrival times of an exponential race, high words (index and word: csrc/race.h); low words under RACE + 1
+FLOOR_RACE = 26  # the same for the uniform floor, low words under FLOOR_RACE + 1
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

@@ -6,12 +6,14 @@ namespace curbench::cpu {
 
 static Isa widest() {
 #ifdef CURBENCH_X86
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::kPortable;
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
     return Isa::kAvx512;
-  if (__builtin_cpu_supports("avx2")) return Isa::kAvx2;
-#endif
+  return Isa::kAvx2;
+#else
   return Isa::kPortable;
+#endif
 }
 
 static std::atomic<Isa>& chosen() {

@@ -1,10 +1,11 @@
-// Which instructions the CPU's hot loops use. Every choice gives the same bits: nothing is contracted or reassociated.
+// Which instructions the CPU's hot loops use. Every choice gives the same bits: nothing is reassociated, and
+// products are fused with sums only where the source says so.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define CURBENCH_X86 1
-#define CURBENCH_AVX2 "avx2"
-#define CURBENCH_AVX512 "avx512f,avx512bw,avx512dq,avx512vl"
+#define CURBENCH_AVX2 "avx2,fma"
+#define CURBENCH_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,fma"
 #endif
 
 namespace curbench::cpu {
