@@ -11,8 +11,8 @@ import numpy as np
 
 from curbench.advantage import group_advantage
 from curbench.curators.base import Curator
-from curbench.signals import Signal
-from curbench.types import Array, Evaluation, Feedback, Reward, Rollouts, Selection, UpdateReport
+from curbench.signals import CrossFit, Signal
+from curbench.types import ActorView, Array, Evaluation, Feedback, Guidance, Reward, Rollouts, Selection, UpdateReport
 
 State = dict[str, Any]
 
@@ -22,9 +22,9 @@ class Actor(Protocol):
 
     def rollout(self, selection: Selection) -> Rollouts: ...
     def reward(self, rollouts: Rollouts) -> Reward: ...
-    def update(
-        self, rollouts: Rollouts, advantage: Array, admitted: Array, target_weight: Array | None
-    ) -> UpdateReport: ...
+    def update(self, rollouts: Rollouts, advantage: Array, admitted: Array, guidance: Guidance) -> UpdateReport: ...
+    @property
+    def view(self) -> ActorView: ...
     def evaluate(self) -> Evaluation: ...
     def state(self) -> State: ...
     def restore(self, state: State) -> None: ...
@@ -96,15 +96,22 @@ def step(curator: Curator, actor: Actor, *, batch: int, signal: Signal, estimato
     """
     time = [perf_counter()]
     tick: Callable[[], None] = lambda: time.append(perf_counter())  # noqa: E731  # a clock, not a function
+    curator.inspect(actor.view)
     selection = curator.select(batch)
     tick()
     rollouts = actor.rollout(selection)
     tick()
     reward = actor.reward(rollouts)
     tick()
-    advantage, stats = group_advantage(rollouts, reward, estimator=estimator)
+    half = signal.trains_on(rollouts) if isinstance(signal, CrossFit) else None
+    advantage, stats = group_advantage(rollouts, reward, estimator=estimator, among=half)
     admitted = curator.admit(stats)
-    report = actor.update(rollouts, advantage, admitted, curator.target_weight(selection))
+    if selection.probe is not None:
+        admitted = admitted & ~selection.probe
+    guidance = curator.guide(rollouts, advantage)
+    if half is not None:
+        guidance = guidance.only(half)
+    report = actor.update(rollouts, advantage, admitted, guidance)
     tick()
     utility = signal(rollouts, reward, stats, report)
     tick()

@@ -181,7 +181,7 @@ def expected_count_(arm, expected, problem, propensity, arm_of, size, iid):
 
 
 @nb.njit
-def candidate_set(count, total, seed, step):
+def candidate_set(count, total, seed, step, stream=CANDIDATE):
     """i64[count], a uniform random subset of range(total) in random order.
 
     Source: Floyd's subset algorithm, then a shuffle (its own order is not uniform).
@@ -193,12 +193,12 @@ def candidate_set(count, total, seed, step):
     seen = set()
     for j in range(count):
         limit = total - count + j
-        i = int(uniform(seed, CANDIDATE, step, j) * (limit + 1))
+        i = int(uniform(seed, stream, step, j) * (limit + 1))
         if i in seen:
             i = limit
         seen.add(i)
         chosen[j] = i
     for j in range(count - 1, 0, -1):
-        other = int(uniform(seed, CANDIDATE, step, count + j) * (j + 1))
+        other = int(uniform(seed, stream, step, count + j) * (j + 1))
         chosen[j], chosen[other] = chosen[other], chosen[j]
     return chosen

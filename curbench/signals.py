@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -58,19 +59,66 @@ def policy_improvement(
     Source     performance-difference identity; Gu et al. 2026 (2602.20532) section 3.1. In-sample, hence optimistic:
                the ratio was raised because these very rollouts had a positive advantage.
     """
+    value = kernels.group_advantage(reward.reward, rollouts.offset, estimator=advantage).advantage
+    return _improvement(rollouts, report, value, slice(None), rollouts.offset, ratio)
+
+
+class CrossFit:
+    """Policy improvement on rollouts that the update did not see: half of every group trains, the other half measures.
+
+    u = mean over the measuring rollouts of (rho - 1) (r - mean reward of the training half). The update depends on the
+    training half only (its advantages are relative to that half, see ``trains_on``), so with the exact ratio
+    ("sequence", up to its clip) u is unbiased for the change of expected reward, where the in-sample utility is
+    optimistic. The price is half of the training signal: a group needs at least 4 rollouts, and all selections cost
+    the same as before. The halves swap at every step. 0 for a group without a measuring or a training rollout.
+    """
+
+    def __init__(self, ratio: str = "sequence_mean") -> None:
+        self.ratio = ratio
+
+    def trains_on(self, rollouts: Rollouts) -> Array:
+        """bool[R], which rollouts train: every other one of a group."""
+        size = np.diff(rollouts.offset)
+        place = np.arange(rollouts.offset[-1]) - np.repeat(rollouts.offset[:-1], size)
+        return (place + rollouts.selection.step) % 2 == 0
+
+    def __call__(self, rollouts: Rollouts, reward: Reward, stats: GroupStats, report: UpdateReport) -> Array:
+        trains, size, first = self.trains_on(rollouts), np.diff(rollouts.offset), rollouts.offset[:-1]
+        count = np.add.reduceat(trains.astype(np.int64), first)
+        base = np.add.reduceat(reward.reward * trains, first) / np.maximum(count, 1)
+        value = reward.reward - np.repeat(base, size)
+        measured = (count > 0) & (count < size)
+        row = ~trains & np.repeat(measured, size)
+        utility = np.zeros(size.size)
+        if row.any():
+            offset = np.concatenate([[0], np.cumsum((size - count)[measured])])
+            utility[measured] = _improvement(rollouts, report, value, row, offset, self.ratio)
+        return utility
+
+
+def _improvement(rollouts: Rollouts, report: UpdateReport, value: Array, row: Any, offset: Array, ratio: str) -> Array:
+    """f64[B'], mean of (rho - 1) value over the groups ``offset`` of the rollouts ``row``."""
     if report.new_logprob is None:
         raise ValueError("the signal policy_improvement needs an actor that reports new log-probabilities")
-    value = kernels.group_advantage(reward.reward, rollouts.offset, estimator=advantage).advantage
-    result = kernels.policy_improvement(
-        report.new_logprob(),
-        rollouts.logprob,  # type: ignore[attr-defined]  # rollouts of a language model carry them
-        value,
-        rollouts.offset,
-        length=rollouts.length.astype(np.int64),
+    return kernels.policy_improvement(
+        report.new_logprob()[row],
+        rollouts.logprob[row],  # type: ignore[attr-defined]  # rollouts of a language model carry them
+        value[row],
+        offset,
+        length=rollouts.length[row].astype(np.int64),
         ratio=ratio,
         ratio_clip=10.0 if ratio == "sequence" else None,
-    )
-    return result.utility
+    ).utility
+
+
+def target_alignment(rollouts: Rollouts, reward: Reward, stats: GroupStats, report: UpdateReport) -> Array:
+    """f64[B], <g_b, v>: how the policy gradient of each group aligns with the gradient of the target.
+
+    Raises  ValueError if the actor followed no target gradient: a curator has to ask for it (``Guidance.target``).
+    """
+    if report.alignment is None:
+        raise ValueError("the signal target_alignment needs a curator that states a target, such as target_aligned")
+    return report.alignment
 
 
 SIGNALS: dict[str, Signal] = {
@@ -82,4 +130,7 @@ SIGNALS: dict[str, Signal] = {
     "policy_improvement_standardised": partial(policy_improvement, advantage="grpo"),
     "policy_improvement_sequence": partial(policy_improvement, ratio="sequence"),
     "policy_improvement_token": partial(policy_improvement, ratio="token_mean"),
+    "policy_improvement_cross_fit": CrossFit(),
+    "policy_improvement_cross_fit_sequence": CrossFit(ratio="sequence"),
+    "target_alignment": target_alignment,
 }

@@ -7,7 +7,7 @@ all, K arms. Arrays are read-only copies, so a record kept for later cannot chan
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,21 @@ def _require_finite(owner: Any, name: str, value: Array) -> None:
         raise ValueError(f"{type(owner).__name__}.{name} must be finite; entry {entry} is {value.flat[entry]!r}")
 
 
+BLOCK = 65_536
+"""Problems at a time wherever a bank's features are walked through: what bounds memory beside a memory map."""
+
+
 @dataclass(frozen=True)
 class Bank:
     """All that a curator may know about the problems before any rollout.
 
     key         str[N], unique and stable across versions of the bank
     stratum     i32[N], in [0, number of strata)
-    feature     f32[N, F] or None, frozen features of the problems
+    feature     f32[N, F] or None, frozen features of the problems; a memory map opened for reading is not copied
     difficulty  f32[N] or None, an estimate made before training: larger is harder
     length      i32[N] or None, size of each prompt in characters or tokens, the same for all
     stratum_name  names of the strata, for people; default "0", "1", ...
+    prompt      the text of a problem, by index, or None when there is none
 
     Raises ValueError if the bank is empty, a key repeats, a stratum or length is negative, or a feature not finite.
 
@@ -55,6 +60,7 @@ class Bank:
     difficulty: Array | None = None
     length: Array | None = None
     stratum_name: tuple[str, ...] = ()
+    prompt: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         key = _freeze(self, "key", np.str_, None)
@@ -68,10 +74,13 @@ class Bank:
         if stratum.min() < 0:
             raise ValueError(f"stratum must be >= 0; problem {int(stratum.argmin())} has {int(stratum.min())}")
         if self.feature is not None:
-            feature = _freeze(self, "feature", np.float32, None)
+            feature = self.feature
+            if not (isinstance(feature, np.memmap) and feature.dtype == np.float32 and not feature.flags.writeable):
+                feature = _freeze(self, "feature", np.float32, None)
             if feature.ndim != 2 or feature.shape[0] != n:
                 raise ValueError(f"Bank.feature must have shape ({n}, F); got {feature.shape}")
-            _require_finite(self, "feature", feature)
+            for begin in range(0, n, BLOCK):
+                _require_finite(self, "feature", feature[begin : begin + BLOCK])
         if self.difficulty is not None:
             _require_finite(self, "difficulty", _freeze(self, "difficulty", np.float32, (n,)))
         if self.length is not None:
@@ -110,6 +119,7 @@ class Selection:
                 "fixed"       a deterministic choice, but for ties
     candidate   i64[M] or None when the whole bank was a candidate
     candidate_propensity  probability that a problem entered the candidate set (M / N, or 1)
+    probe       bool[B] or None: slots that are rolled out to learn about them, paid for, and never trained on
 
     Raises ValueError if a propensity is outside (0, 1] or a group would have no rollout.
     """
@@ -122,6 +132,7 @@ class Selection:
     design: str
     candidate: Array | None = None
     candidate_propensity: float = 1.0
+    probe: Array | None = None
 
     def __post_init__(self) -> None:
         problem = _freeze(self, "problem", np.int64, None)
@@ -139,9 +150,17 @@ class Selection:
             raise ValueError(f"every slot needs at least one rollout; got {int(rollouts.min())}")
         if self.candidate is not None:
             _freeze(self, "candidate", np.int64, None)
+        if self.probe is not None:
+            _freeze(self, "probe", np.bool_, problem.shape)
 
     def __len__(self) -> int:
         return int(self.problem.size)
+
+    def take(self, slot: Array) -> Selection:
+        """The same selection with the chosen slots only. slot: bool[B] or indices."""
+        probe = None if self.probe is None else self.probe[slot]
+        part = {name: getattr(self, name)[slot] for name in ("problem", "propensity", "rollouts")}
+        return replace(self, **part, probe=probe)
 
     @property
     def entropy(self) -> float:
@@ -215,16 +234,71 @@ class GroupStats:
 
 
 @dataclass(frozen=True)
+class ActorView:
+    """What an actor shows of itself: functions of problems i64[n] under its present policy.
+
+    hidden  (problem, depth) -> f32[n, D], the mean hidden state of each prompt's tokens; ``depth`` in (0, 1] is the
+            share of the layers below, 1 the last state
+    angle   problem -> f64[n] in [-1, 1], the mean cosine between the hidden states of different tokens of a prompt
+    """
+
+    hidden: Callable[[Array, float], Array]
+    angle: Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Target:
+    """How the actor should follow the target gradient: v <- v + memory (sum_b weight_b g_b - v), g_b that of a group.
+
+    weight          f64[B], for example target share / propensity; None leaves v as it is
+    memory          step size of the moving average, in (0, 1]
+    preconditioned  measure along the optimiser's preconditioned v instead of v itself
+    Source          first-order value of a step on x for the target: <g_x, v>; docs/methods.md
+    """
+
+    weight: Array | None
+    memory: float = 0.1
+    preconditioned: bool = True
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a curator wants a batch to be used, beyond admission.
+
+    weight  f64[R], or f64[R, L] for every token, not negative; None for equal weights. It multiplies the terms of the
+            loss. What has weight 0 leaves the loss and its normaliser; other weights do not change the normaliser
+    target  makes the actor follow a target gradient and report how every group aligns with it; None: neither
+    """
+
+    weight: Array | None = None
+    target: Target | None = None
+
+    def only(self, rollout: Array) -> Guidance:
+        """The same guidance with all other rollouts left out of the loss. rollout: bool[R]."""
+        kept = rollout.astype(np.float64)
+        if self.weight is not None:
+            kept = self.weight * (kept if self.weight.ndim == 1 else kept[:, None])
+        return replace(self, weight=kept)
+
+
+PLAIN = Guidance()
+"""Every admitted rollout alike, and no target gradient."""
+
+
+@dataclass(frozen=True)
 class UpdateReport:
     """What an actor says after an update.
 
     policy_step   int, version of the actor after the update
     new_logprob   () -> [R, L]; runs the extra forward pass of the updated actor when a signal asks for it
+    alignment     f64[B], <g_b, v> of every group with the target gradient before this batch entered it; None if the
+                  guidance had no target
     metrics       numbers worth logging
     """
 
     policy_step: int
     new_logprob: Callable[[], Any] | None = None
+    alignment: Array | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -252,6 +326,12 @@ class Feedback:
         _freeze(self, "admitted", np.bool_, shape)
         _freeze(self, "staleness", np.int32, shape)
         _freeze(self, "tokens", np.int64, shape)
+
+    def take(self, slot: Array) -> Feedback:
+        """The feedback of the chosen slots only. slot: bool[B] or indices."""
+        stats = GroupStats(**{name: value[slot] for name, value in vars(self.stats).items()})
+        part = {name: getattr(self, name)[slot] for name in ("utility", "admitted", "staleness", "tokens")}
+        return replace(self, selection=self.selection.take(slot), stats=stats, **part)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from curbench.advantage import group_advantage
 from curbench.curators import curator_class
 from curbench.loop import Budget, Spent, run, step
 from curbench.signals import SIGNALS
@@ -127,6 +128,46 @@ def test_policy_improvement_is_the_weighted_ratio_of_its_formula():
     np.testing.assert_allclose(leave_one_out, 2 * value, rtol=1e-6)  # G / (G - 1) = 2
     sequence = SIGNALS["policy_improvement_sequence"](ROLLOUTS, REWARD, STATS, report)
     np.testing.assert_allclose(sequence[0], (np.exp(0.6) - np.exp(-0.2)) / 4, rtol=1e-5)
+
+
+def test_cross_fit_is_the_measuring_half_against_the_mean_of_the_training_half():
+    selection = Selection(0, 1, [0, 1, 2], [0.5, 0.5, 0.5], [4, 3, 1], "iid")  # an odd step: odd places train
+
+    class Ragged(Rollouts):
+        logprob = np.full((8, 1), -1.0, np.float32)
+
+    rollouts = Ragged(selection, [0, 4, 7, 8], np.ones(8), np.zeros(8))
+    r = np.array([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0])
+    ratio = np.array([1.1, 0.9, 0.8, 1.3, 1.2, 0.7, 0.6, 2.0])
+    report = UpdateReport(1, lambda: (rollouts.logprob + np.log(ratio)[:, None]).astype("f4"))
+    signal = SIGNALS["policy_improvement_cross_fit"]
+    np.testing.assert_array_equal(signal.trains_on(rollouts), np.array([0, 1, 0, 1, 0, 1, 0, 0], bool))
+    first = ((1.1 - 1) * (1 - 0.5) + (0.8 - 1) * (0 - 0.5)) / 2
+    second = ((1.2 - 1) * (1 - 1) + (0.6 - 1) * (0 - 1)) / 2
+    value = signal(rollouts, Reward(r, r > 0), None, report)
+    np.testing.assert_allclose(value, [first, second, 0.0], atol=1e-7)
+
+
+def test_advantages_among_some_rollouts_ignore_the_others():
+    among = np.array([True, True, False, True])
+    reward = Reward([1.0, 0.0, 1.0, 0.0], [True, False, True, False])
+    advantage, stats = group_advantage(ROLLOUTS, reward, estimator="dr_grpo", among=among)
+    np.testing.assert_allclose(advantage, [0.5, -0.5, 0.0, 0.0])
+    assert stats.n.tolist() == [2, 2]
+
+
+def test_probe_slots_are_paid_for_and_measured_but_not_trained_on():
+    curator, actor = parts("target_aligned", held_out=2, every=2)
+    first, second = (step(curator, actor, batch=2, signal=SIGNALS["mean_reward"]) for _ in range(2))
+    assert len(first.selection) == 4 == first.feedback.utility.size
+    assert first.feedback.admitted.tolist() == [True, True, False, False]
+    assert len(second.selection) == 2
+    assert second.selection.probe is None
+
+
+def test_target_alignment_needs_a_curator_that_states_a_target():
+    with pytest.raises(ValueError, match="needs a curator that states a target"):
+        SIGNALS["target_alignment"](ROLLOUTS, REWARD, STATS, UpdateReport(1))
 
 
 def test_policy_improvement_needs_new_log_probabilities():

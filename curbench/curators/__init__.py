@@ -47,6 +47,7 @@ CURATORS: dict[str, Listing] = {
     "comb_ucb1": Listing("curbench.curators.comb_ucb1:CombUcb1", "Kveton et al. 2015"),
     "actor_curator": Listing("curbench.curators.actor_curator:ActorCurator", "Gu et al. 2026, 2602.20532"),
     "sec": Listing("curbench.curators.sec:Sec", "Chen et al. 2025, 2505.14970"),
+    "target_aligned": Listing("curbench.curators.target_aligned:TargetAligned", "our own: docs/methods.md"),
 }
 
 

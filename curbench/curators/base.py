@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from curbench.types import Array, Bank, Feedback, GroupStats, Selection
+from curbench.types import PLAIN, ActorView, Array, Bank, Feedback, GroupStats, Guidance, Rollouts, Selection
 
 ADMISSIONS = ("all", "nondegenerate")
 
@@ -100,9 +100,13 @@ class Curator(ABC):
             return ~stats.degenerate
         return np.ones(stats.n.size, bool)
 
-    def target_weight(self, selection: Selection) -> Array | None:
-        """f64[B] weights of the slots in the actor's loss, or None for equal weights."""
+    def inspect(self, view: ActorView) -> None:
+        """Looks at the actor before a selection; called every step, and most curators do not."""
         return None
+
+    def guide(self, rollouts: Rollouts, advantage: Array) -> Guidance:
+        """How the actor should use this batch; by default every admitted rollout alike."""
+        return PLAIN
 
     def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
         """The bound (``regret.BOUNDS``) that covers this curator, and the parameters it depends on; None if none does.

@@ -9,7 +9,7 @@ import numpy as np
 
 from curbench.sim.arms import Arms, Noise
 from curbench.sim.reward import KINDS, reward_
-from curbench.types import Array, Evaluation, Reward, Rollouts, Selection, UpdateReport
+from curbench.types import PLAIN, ActorView, Array, Evaluation, Guidance, Reward, Rollouts, Selection, UpdateReport
 
 
 @nb.njit
@@ -56,9 +56,7 @@ class BanditActor:
         reward_(y, self.mean, problem, self.visit, self.seed, self.round, *self.noise)
         return Reward(y, y > 0)
 
-    def update(
-        self, rollouts: Rollouts, advantage: Array, admitted: Array, target_weight: Array | None
-    ) -> UpdateReport:
+    def update(self, rollouts: Rollouts, advantage: Array, admitted: Array, guidance: Guidance = PLAIN) -> UpdateReport:
         self.round += 1
         self._advance(rollouts.selection.problem)
         return UpdateReport(policy_step=self.round)
@@ -68,6 +66,11 @@ class BanditActor:
         if self.arms.rested:
             for i in arm:
                 advance_rested_(self._now, self._stage, self.visit, self.arms.start, self.arms.mean, i)
+
+    @property
+    def view(self) -> ActorView:
+        """Arms have no hidden states: whoever asks is refused."""
+        return ActorView(_no_states, _no_states)
 
     def evaluate(self) -> Evaluation:
         one = np.ones(self.arms.count, np.int64)
@@ -80,3 +83,7 @@ class BanditActor:
         self.round = int(state["round"])
         self.visit[:] = state["visit"]
         self._advance(np.arange(self.arms.count))
+
+
+def _no_states(problem: Array, depth: float = 1.0) -> Array:
+    raise ValueError("bandit arms have no hidden states; run this curator with: curbench learn, or curbench train")

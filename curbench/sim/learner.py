@@ -23,7 +23,18 @@ from scipy.special import expit
 from curbench.advantage import ESTIMATORS
 from curbench.loop import State
 from curbench.philox import REWARD, VERDICT, uniform
-from curbench.types import Array, Bank, Evaluation, Reward, Rollouts, Selection, UpdateReport
+from curbench.types import (
+    PLAIN,
+    ActorView,
+    Array,
+    Bank,
+    Evaluation,
+    Guidance,
+    Reward,
+    Rollouts,
+    Selection,
+    UpdateReport,
+)
 
 
 class Problems(NamedTuple):
@@ -211,17 +222,20 @@ class LearnerRollouts(Rollouts):
     right    bool[R]
     nth      i64[R], earlier visits to the problem: the counter of the verifier's own randomness
     logprob  f32[R, L]; the first token decides, the rest of an answer is forced and has log-probability 0
+    entropy  f32[R, L], of the distribution that each token was drawn from
     """
 
     right: Array
     nth: Array
     logprob: Array
+    entropy: Array
 
 
 class LearnerActor:
     """A learner as an actor: it answers, is rewarded, takes a policy-gradient step and forgets. ``loop.Actor``.
 
-    skill  f64[D], what is learnt; it starts at zero
+    skill   f64[D], what is learnt; it starts at zero
+    target  f64[D], the target gradient v, where a curator asks for one
     """
 
     def __init__(self, learner: Learner, seed: int) -> None:
@@ -230,8 +244,7 @@ class LearnerActor:
         self.policy_step = 0
         self.skill = np.zeros(learner.train.feature.shape[1])
         self.visit = np.zeros(learner.train.stratum.size, np.int64)
-        self.gradient = np.empty((0, self.skill.size))
-        """f64[B, D], the gradient of each group of the last update: what a parameter-shaped signal may use."""
+        self.target = np.zeros(self.skill.size)
 
     @property
     def competence(self) -> float:
@@ -253,7 +266,14 @@ class LearnerActor:
             right=right,
             nth=nth,
             logprob=self._logprob(problem, right),
+            entropy=self._entropy(problem),
         )
+
+    def _entropy(self, problem: Array) -> Array:
+        z = self.learner.train.logit(self.skill, problem)
+        value = np.zeros((problem.size, int(self.learner.train.length.max())), np.float32)
+        value[:, 0] = np.logaddexp(0.0, z) - z * expit(z)
+        return value
 
     def _logprob(self, problem: Array, right: Array) -> Array:
         """f32[R, L], log-probability of the answers at the present skill."""
@@ -271,28 +291,53 @@ class LearnerActor:
         rewarded = u < self.learner.train.paid[problem, rollouts.right.astype(int)]
         return Reward(rewarded.astype(float), rewarded)
 
-    def update(
-        self, rollouts: Rollouts, advantage: Array, admitted: Array, target_weight: Array | None
-    ) -> UpdateReport:
-        """skill += learning rate x mean over admitted groups of w_b (1/G) sum_i A_i grad log pi(y_i); then forgets.
+    def update(self, rollouts: Rollouts, advantage: Array, admitted: Array, guidance: Guidance = PLAIN) -> UpdateReport:
+        """skill += learning rate x mean over admitted rollouts of w_i A_i grad log pi(y_i); then forgets.
 
-        As in the trainer, other groups are not in the mean, and without an admitted advantage no step is made.
+        As in the trainer, what is not admitted or has weight 0 is not in the mean, and without an advantage in it no
+        step is made. Of the weights of an answer's tokens the first counts: the others are forced.
         """
         assert isinstance(rollouts, LearnerRollouts)
-        train, selection = self.learner.train, rollouts.selection
+        train, selection, first = self.learner.train, rollouts.selection, rollouts.offset[:-1]
         problem = np.repeat(selection.problem, selection.rollouts)
         score = advantage * (rollouts.right - expit(train.logit(self.skill, problem)))
-        scale = (
-            np.add.reduceat(score, rollouts.offset[:-1]) / selection.rollouts * train.discrimination[selection.problem]
-        )
-        self.gradient = scale[:, None] * train.feature[selection.problem]
-        weight = admitted * (1.0 if target_weight is None else target_weight)
-        if np.any(weight * scale):
-            self.skill = self.skill + self.learner.recipe.learning_rate * (weight @ self.gradient) / admitted.sum()
+        slope = train.discrimination[selection.problem, None] * train.feature[selection.problem]
+        alignment = None
+        if guidance.target is not None:
+            gradient = (np.add.reduceat(score, first) / selection.rollouts)[:, None] * slope
+            alignment = gradient @ self.target  # before this batch enters: its own noise must not align with itself
+            if guidance.target.weight is not None:
+                move = guidance.target.weight @ gradient - self.target
+                self.target = self.target + guidance.target.memory * move
+        weight = np.repeat(admitted, selection.rollouts).astype(float)
+        if guidance.weight is not None:
+            weight *= guidance.weight.reshape(weight.size, -1)[:, 0]
+        total = np.add.reduceat(weight * score, first)
+        if np.any(total):
+            self.skill = self.skill + self.learner.recipe.learning_rate * (total @ slope) / np.count_nonzero(weight)
             self.policy_step += 1
         self.skill = self.skill * (1.0 - self.learner.recipe.forgetting)
         skill = self.skill
-        return UpdateReport(self.policy_step, lambda: self._report(problem, rollouts.right, skill))
+        return UpdateReport(self.policy_step, lambda: self._report(problem, rollouts.right, skill), alignment)
+
+    @property
+    def view(self) -> ActorView:
+        """A stand-in for hidden states: (f, f * skill), what a problem needs and what the actor brings to each need.
+
+        The angle is the cosine between f and 1 + skill: every skill is known a little, those that were practised more.
+        There are no layers, no tokens and no difficulty in it.
+        """
+        feature, skill = self.learner.train.feature, self.skill
+        known = 1.0 + skill
+
+        def hidden(problem: Array, depth: float = 1.0) -> Array:
+            return np.concatenate([feature[problem], feature[problem] * skill], axis=1).astype(np.float32)
+
+        def angle(problem: Array) -> Array:
+            f = feature[problem]
+            return f @ known / np.maximum(np.linalg.norm(f, axis=1) * np.linalg.norm(known), 1e-12)
+
+        return ActorView(hidden, angle)
 
     def _report(self, problem: Array, right: Array, skill: Array) -> Array:
         if skill is not self.skill:
@@ -324,9 +369,15 @@ class LearnerActor:
         return Evaluation(success=expit(test.logit(self.skill)), n=one, tokens=0, stratum=test.stratum)
 
     def state(self) -> State:
-        return {"policy_step": self.policy_step, "skill": self.skill.copy(), "visit": self.visit.copy()}
+        return {
+            "policy_step": self.policy_step,
+            "skill": self.skill.copy(),
+            "visit": self.visit.copy(),
+            "target": self.target.copy(),
+        }
 
     def restore(self, state: State) -> None:
         self.policy_step = int(state["policy_step"])
         self.skill = state["skill"].copy()
+        self.target = state["target"].copy()
         self.visit[:] = state["visit"]

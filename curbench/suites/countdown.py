@@ -62,6 +62,7 @@ class Countdown:
             feature=np.array([feature(p.number, p.target) for p in self._problem], np.float32),
             difficulty=np.array([difficulty(p.number, p.target) for p in self._problem]),
             length=np.array([len(prompt(p.number, p.target)) for p in self._problem]),
+            prompt=self.prompt,
         )
 
     def prompt(self, problem: int) -> str:

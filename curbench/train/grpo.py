@@ -13,9 +13,25 @@ from torch import Tensor
 from curbench import philox
 from curbench.suites import Suite
 from curbench.train.losses import length_mask, surrogate, token_weight
-from curbench.train.policy import Policy, Prompt, completion_logprob, decode, encode
+from curbench.train.policy import Policy, Prompt, completion_logprob, decode, encode, prompt_state
 from curbench.train.rollout import Sample, TokenRollouts, sample, token_noise
-from curbench.types import Array, Evaluation, Reward, Rollouts, Selection, UpdateReport
+from curbench.types import (
+    PLAIN,
+    ActorView,
+    Array,
+    Evaluation,
+    Guidance,
+    Reward,
+    Rollouts,
+    Selection,
+    Target,
+    UpdateReport,
+)
+
+PROBE = 1e-3
+"""Length of the step along the target gradient, relative to the norm of the weights."""
+
+ADAM_EPS = 1e-8
 
 
 class GRPOConfig(BaseModel):
@@ -77,10 +93,12 @@ class GRPOActor:
         self._seed = seed
         self._rollout_step = 0
         self._parameter = dict(policy.model.named_parameters())
+        self._target: dict[str, Tensor] = {}
         self._optimizer = torch.optim.AdamW(
             self._parameter.values(),
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
+            eps=ADAM_EPS,
             weight_decay=config.weight_decay,
         )
         for p in self._parameter.values():
@@ -116,6 +134,7 @@ class GRPOActor:
             group=slot,
             completion=drawn.completion,
             logprob=drawn.logprob.cpu().numpy(),
+            entropy=drawn.entropy.cpu().numpy(),
         )
 
     def reward(self, rollouts: Rollouts) -> Reward:
@@ -136,47 +155,50 @@ class GRPOActor:
 
     # --- Update -------------------------------------------------------------------------------------------------------
 
-    def update(
-        self, rollouts: Rollouts, advantage: Array, admitted: Array, target_weight: Array | None
-    ) -> UpdateReport:
+    def update(self, rollouts: Rollouts, advantage: Array, admitted: Array, guidance: Guidance = PLAIN) -> UpdateReport:
         """Takes ``epochs * minibatches`` clipped steps on the admitted groups and advances the policy step by one.
 
-        advantage      f64[R]
-        admitted       bool[B]; other groups do not enter the loss nor its normaliser
-        target_weight  f64[B] or None; multiplies a group's terms, the normaliser stays that of equal weights
+        advantage  f64[R]
+        admitted   bool[B]; other groups do not enter the loss nor its normaliser
+        guidance   weights of rollouts or tokens in the loss; whether to follow a target gradient, see ``_align``
 
         Rollouts whose advantage is zero have no gradient: they count in the normaliser, and are not run. When no
         admitted rollout has an advantage, no optimiser step is made and the policy step stays.
         """
         assert isinstance(rollouts, TokenRollouts)
+        value = np.asarray(advantage, np.float64)
+        alignment = None if guidance.target is None else self._align(rollouts, value, guidance.target)
+        weight = None
+        if guidance.weight is not None:
+            weight = np.broadcast_to(guidance.weight.reshape(value.size, -1), rollouts.logprob.shape)
+            value = value * weight.any(axis=1)
         group = np.repeat(np.arange(len(admitted)), np.diff(rollouts.offset))
-        weight = np.ones(len(admitted)) if target_weight is None else np.asarray(target_weight, np.float64)
-        value = np.asarray(advantage, np.float64) * weight[group]
         sums: dict[str, float] = {}
         steps = 0
         for _ in range(self.config.epochs):
             for slot in np.array_split(np.flatnonzero(admitted), self.config.minibatches):
                 row = np.flatnonzero(np.isin(group, slot))
                 if np.any(value[row]):
-                    for name, number in self._step(rollouts, row, value).items():
+                    for name, number in self._step(rollouts, row, value, weight).items():
                         sums[name] = sums.get(name, 0.0) + number
                     steps += 1
         self.policy_step += steps > 0
         metrics = self._metrics(rollouts, sums, steps)
         if not steps:
-            return UpdateReport(self.policy_step, lambda: rollouts.logprob, metrics)
+            return UpdateReport(self.policy_step, lambda: rollouts.logprob, alignment, metrics)
         now = self.policy_step
-        return UpdateReport(now, lambda: self._new_logprob(rollouts, now), metrics)
+        return UpdateReport(now, lambda: self._new_logprob(rollouts, now), alignment, metrics)
 
-    def _step(self, rollouts: TokenRollouts, row: Array, value: Array) -> dict[str, float]:
-        """One optimiser step on the rollouts ``row``; returns sums over tokens for the metrics."""
+    def _step(self, rollouts: TokenRollouts, row: Array, value: Array, factor: Array | None) -> dict[str, float]:
+        """One optimiser step on the rollouts ``row``, tokens weighted by ``factor``; sums for the metrics."""
         config = self.config
         device = self.policy.device
         length = torch.from_numpy(rollouts.length.astype(np.int64)).to(device)
         old = torch.tensor(rollouts.logprob, device=device)
         weight = torch.zeros_like(old)
         chosen = torch.from_numpy(row).to(device)
-        weight[chosen] = token_weight(length[chosen], weight.shape[1], config.aggregation, config.max_new_tokens)
+        scale = None if factor is None else torch.tensor(factor[row], dtype=torch.float32, device=device)
+        weight[chosen] = token_weight(length[chosen], weight.shape[1], config.aggregation, config.max_new_tokens, scale)
         advantage = torch.from_numpy(value).float().to(device)
         self._optimizer.zero_grad()
         sums = dict.fromkeys(("loss", "ratio", "clipped", "log_ratio_sq", "tokens"), 0.0)
@@ -202,6 +224,89 @@ class GRPOActor:
         norm = torch.nn.utils.clip_grad_norm_(self._parameter.values(), config.grad_clip)
         self._optimizer.step()
         return {**sums, "grad_norm": float(norm)}
+
+    # --- Target gradient ----------------------------------------------------------------------------------------------
+
+    def _align(self, rollouts: TokenRollouts, advantage: Array, target: Target) -> Array:
+        """f64[B], <g_b, v> for g_b = (1/G) sum_i A_i grad log pi(y_i); then v moves as ``Target`` says.
+
+        One forward pass at theta + eps v gives all of them: g_b . v = (1/G) sum_i A_i (log pi_{theta + eps v}(y_i) -
+        log pi_theta(y_i)) / eps, up to O(eps). The probe moves the weights by ``PROBE`` of their own norm, and they are
+        put back bit for bit. Where v is still zero, so is the answer.
+        """
+        size = np.diff(rollouts.offset)
+        share = advantage / np.repeat(size, size)
+        alignment = np.add.reduceat(share * self._probe(rollouts, share != 0, target), rollouts.offset[:-1])
+        if target.weight is not None:
+            self._follow(rollouts, share * np.repeat(target.weight, size), target.memory)
+        return alignment
+
+    @torch.no_grad()
+    def _probe(self, rollouts: TokenRollouts, asked: Array, target: Target) -> Array:
+        """f64[R], derivative of each completion's log-probability along v; 0 where not asked for."""
+        slope = np.zeros(asked.size)
+        direction = {name: self._direction(name, target.preconditioned) for name in self._target}
+        length = float(sum(v.square().sum() for v in direction.values())) ** 0.5 if direction else 0.0
+        if not length:
+            return slope
+        home = {name: p.data for name, p in self._parameter.items()}
+        eps = PROBE * float(sum(p.square().sum() for p in home.values())) ** 0.5 / length
+        try:
+            for name, p in self._parameter.items():
+                p.data = home[name] + (eps * direction[name]).to(p.dtype)
+            for row in self._micro_batches(np.flatnonzero(asked), rollouts.length):
+                at = row.cpu().numpy()
+                new = self._logprob(rollouts, row).double()
+                old = torch.tensor(rollouts.logprob[at, : new.shape[1]], device=new.device)
+                mask = length_mask(torch.tensor(rollouts.length[at], device=new.device), new.shape[1])
+                slope[at] = (((new - old) * mask).sum(1) / eps).cpu().numpy()
+        finally:
+            for name, p in self._parameter.items():
+                p.data = home[name]
+        return slope
+
+    def _direction(self, name: str, preconditioned: bool) -> Tensor:
+        """v, or v over the root of AdamW's second moment once there is one."""
+        v, moment = self._target[name], self._optimizer.state[self._parameter[name]]
+        step = float(moment["step"])
+        if not preconditioned or step == 0:
+            return v
+        return v / ((moment["exp_avg_sq"] / (1 - self.config.beta2**step)).sqrt() + ADAM_EPS)
+
+    def _follow(self, rollouts: TokenRollouts, value: Array, memory: float) -> None:
+        """v <- v + memory (gradient of sum_i value_i log pi(y_i) - v), at the present weights."""
+        if not self._target:
+            self._target = {name: torch.zeros_like(p) for name, p in self._parameter.items()}
+        self._optimizer.zero_grad()
+        scale = torch.from_numpy(value).float().to(self.policy.device)
+        for row in self._micro_batches(np.flatnonzero(value), rollouts.length):
+            new = self._logprob(rollouts, row)
+            mask = length_mask(torch.tensor(rollouts.length[row.cpu().numpy()], device=new.device), new.shape[1])
+            (scale[row, None] * new * mask).sum().backward()
+        for name, p in self._parameter.items():
+            v = self._target[name]
+            v.mul_(1 - memory) if p.grad is None else v.lerp_(p.grad, memory)
+        self._optimizer.zero_grad()
+
+    # --- Forward passes -----------------------------------------------------------------------------------------------
+
+    @property
+    def view(self) -> ActorView:
+        """Hidden states of the training prompts under the present policy."""
+        return ActorView(self._hidden, self._angle)
+
+    def _hidden(self, problem: Array, depth: float = 1.0) -> Array:
+        state, mask = prompt_state(self.policy, self._prompts(problem), depth)
+        return ((state * mask).sum(1) / mask.sum(1)).cpu().numpy()
+
+    def _angle(self, problem: Array) -> Array:
+        state, mask = prompt_state(self.policy, self._prompts(problem), 1.0)
+        count = mask.sum((1, 2))
+        total = (torch.nn.functional.normalize(state, dim=2) * mask).sum(1).square().sum(1)
+        return ((total - count) / (count * (count - 1)).clamp(min=1)).double().cpu().numpy()
+
+    def _prompts(self, problem: Array) -> Prompt:
+        return encode(self.policy, [self._train.prompt(int(i)) for i in problem])
 
     def _micro_batches(self, row: Array, length: Array) -> Iterator[Tensor]:
         """Rows in parts of at most ``micro_batch``, rollouts of like length together so that little is padding."""
@@ -291,6 +396,7 @@ class GRPOActor:
             "parameter": {name: _to_array(p) for name, p in self._parameter.items()},
             "exp_avg": {name: _to_array(s["exp_avg"]) for name, s in adam.items()},
             "exp_avg_sq": {name: _to_array(s["exp_avg_sq"]) for name, s in adam.items()},
+            "target": {name: _to_array(v) for name, v in self._target.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -303,6 +409,9 @@ class GRPOActor:
             raise ValueError(f"the state is of another model: {len(differing)} parameters differ, {differing[0]} first")
         self.policy_step = int(state["policy_step"])
         self._rollout_step = int(state["rollout_step"])
+        self._target = {
+            name: torch.from_numpy(np.array(v)).to(self._parameter[name]) for name, v in state["target"].items()
+        }
         for name, p in self._parameter.items():
             moment = self._optimizer.state[p]
             moment["step"].fill_(float(state["optimizer_step"]))

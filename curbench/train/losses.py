@@ -46,25 +46,32 @@ def length_mask(length: Tensor, width: int) -> Tensor:
     return (torch.arange(width, device=length.device) < length[:, None]).float()
 
 
-def token_weight(length: Tensor, width: int, aggregation: str, limit: int) -> Tensor:
+def token_weight(length: Tensor, width: int, aggregation: str, limit: int, weight: Tensor | None = None) -> Tensor:
     """f32[R, width], the weight of every token in the loss of these R rollouts.
 
     length       i64[R]
     aggregation  "token_mean" 1 / sum(length); "sequence_mean" 1 / (R length_i); "constant" 1 / (R limit)
     limit        largest number of new tokens, the constant of Dr. GRPO
+    weight       f32[R, width] or None, factors of the tokens' terms. A token of weight 0 leaves the normaliser as well,
+                 as if it had not been generated, and so does a rollout of such tokens
     Raises       ValueError for an unknown aggregation.
     Source       Yu et al. 2025 (2503.14476) eq. 12; Shao et al. 2024 (2402.03300) eq. 3; Liu et al. 2025 (2503.20783).
 
     >>> token_weight(torch.tensor([1, 3]), 3, "token_mean", 8).tolist()
     [[0.25, 0.0, 0.0], [0.25, 0.25, 0.25]]
     """
-    mask = length_mask(length, width)
+    term = mask = length_mask(length, width)
+    if weight is not None:
+        mask = mask * (weight != 0)
+        term = mask * weight
+    count = mask.sum(1, keepdim=True)
+    rows = (count > 0).sum()
     if aggregation == "token_mean":
-        return mask / length.sum()
+        return term / count.sum().clamp(min=1)
     if aggregation == "sequence_mean":
-        return mask / (length[:, None] * len(length))
+        return term / (count * rows).clamp(min=1)
     if aggregation == "constant":
-        return mask / (limit * len(length))
+        return term / (limit * rows).clamp(min=1)
     raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}; got {aggregation!r}")
 
 

@@ -136,6 +136,28 @@ def encode(policy: Policy, text: Sequence[str]) -> Prompt:
     return Prompt(ids.to(policy.device), mask.to(policy.device))
 
 
+@torch.no_grad()
+def prompt_state(policy: Policy, prompt: Prompt, depth: float) -> tuple[Tensor, Tensor]:
+    """(hidden states f32[B, P, D] of the prompts' tokens, mask f32[B, P, 1]); what lies under padding is meaningless.
+
+    depth   share of the layers below the state, in (0, 1]: 1 is the last one, as the output head sees it
+    Raises  ValueError for another depth.
+    """
+    if not 0.0 < depth <= 1.0:
+        raise ValueError(f"depth is a share of the layers, in (0, 1]; got {depth!r}")
+    position = (prompt.mask.cumsum(1) - 1).clamp(min=0)
+    out = policy.model(
+        input_ids=prompt.id,
+        attention_mask=prompt.mask,
+        position_ids=position,
+        use_cache=False,
+        logits_to_keep=1,
+        output_hidden_states=True,
+    )
+    layer = out.hidden_states
+    return layer[max(1, round(depth * (len(layer) - 1)))].float(), prompt.mask[:, :, None].float()
+
+
 def decode(policy: Policy, completion: Tensor, length: Sequence[int]) -> list[str]:
     """The text of each completion, without the end-of-text token. completion: i64[R, L]; length: int[R]."""
     token = [row[:n] for row, n in zip(completion.tolist(), length, strict=True)]

@@ -28,20 +28,23 @@ class TokenRollouts(Rollouts):
     group        i64[R], the slot of each rollout
     completion   i64[R, L]; places at or beyond ``length`` hold padding
     logprob      f32[R, L] in numpy, log-probability of each token when it was drawn; 0 beyond ``length``
+    entropy      f32[R, L] in numpy, of the distribution that each token was drawn from, over the whole vocabulary
     """
 
     prompt: Prompt
     group: Tensor
     completion: Tensor
     logprob: Array
+    entropy: Array
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Sampled completions: completion i64[R, L], logprob f32[R, L], length i64[R] (the end-of-text token counts)."""
+    """Sampled completions: completion i64[R, L], logprob and entropy f32[R, L], length i64[R] with the end of text."""
 
     completion: Tensor
     logprob: Tensor
+    entropy: Tensor
     length: Tensor
 
 
@@ -65,18 +68,22 @@ def token_noise(seed: int, stream: int, step: int, row: Array, width: int) -> Ar
     return _uniform_table(np.uint64(seed), stream, step, np.asarray(row, np.int64), width)
 
 
-def draw(logit: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """One token per row, and its log-probability: the first token whose cumulative probability reaches 1 - uniform.
+def draw(logit: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """One token per row, its log-probability, and the entropy of what it was drawn from.
+
+    The token is the first whose cumulative probability reaches 1 - uniform.
 
     logit    f32[R, V]
     uniform  f64[R] in [0, 1), so a token of probability zero is never drawn
-    Returns  (i64[R], f32[R])
+    Returns  (i64[R], f32[R], f32[R])
     """
     logprob = (logit / temperature).log_softmax(1)
+    probability = logprob.exp()
     cumulative = logprob.double().exp().cumsum(1)
     reach = (1.0 - uniform)[:, None] * cumulative[:, -1:]
     token = torch.searchsorted(cumulative, reach)
-    return token[:, 0], logprob.gather(1, token)[:, 0]
+    entropy = -torch.where(probability > 0, probability * logprob, 0.0).sum(1)
+    return token[:, 0], logprob.gather(1, token)[:, 0], entropy
 
 
 @torch.no_grad()
@@ -93,14 +100,16 @@ def sample(policy: Policy, prompt: Prompt, group: Tensor, uniform: Tensor, *, te
     rows, width = uniform.shape
     completion = torch.full((rows, width), policy.pad, device=policy.device)
     logprob = torch.zeros((rows, width), device=policy.device)
+    entropy = torch.zeros((rows, width), device=policy.device)
     length = torch.zeros(rows, dtype=torch.int64, device=policy.device)
     end = torch.tensor(policy.eos, device=policy.device)
     logit, cache, mask, position = start(policy, prompt, group)
     live = torch.arange(rows, device=policy.device)
     for at in range(width):
-        token, value = draw(logit, uniform[live, at], temperature)
+        token, value, spread = draw(logit, uniform[live, at], temperature)
         completion[live, at] = token
         logprob[live, at] = value
+        entropy[live, at] = spread
         length[live] += 1
         keep = ~torch.isin(token, end)
         if at + 1 == width or not keep.any():
@@ -119,4 +128,4 @@ def sample(policy: Policy, prompt: Prompt, group: Tensor, uniform: Tensor, *, te
         )
         logit = out.logits[:, -1].float()
     longest = int(length.max())
-    return Sample(completion[:, :longest], logprob[:, :longest], length)
+    return Sample(completion[:, :longest], logprob[:, :longest], entropy[:, :longest], length)

@@ -15,10 +15,10 @@ from curbench.advantage import group_advantage
 from curbench.curators import CURATORS, curator_class
 from curbench.loop import Budget, run, step
 from curbench.signals import SIGNALS
-from curbench.sim.alignment import ALIGNMENT, RULES, AlignedSignal, alignment_competence
+from curbench.sim.alignment import ALIGNMENT, RULES, alignment_competence
 from curbench.sim.learner import LEARNERS, LearnerActor, make_learner, teaching
 from curbench.sim.simulate_learner import describe, simulate_learner
-from curbench.types import Selection
+from curbench.types import Guidance, Selection, Target
 
 KINDS = ("uniform", "osmd", "sec", "osmd_candidates", "actor_curator", "ucb1")
 QUICK = {"actor_curator": {"dormant": 1, "warmup": 1, "candidates": 64}, "osmd_candidates": {"candidates": 64}}
@@ -36,7 +36,7 @@ def practise(actor, problem, steps=1, group=8, admitted=True, estimator="grpo"):
         rollouts = actor.rollout(fixed(problem, group))
         reward = actor.reward(rollouts)
         advantage, stats = group_advantage(rollouts, reward, estimator=estimator)
-        report = actor.update(rollouts, advantage, np.full(len(problem), admitted), None)
+        report = actor.update(rollouts, advantage, np.full(len(problem), admitted))
     return rollouts, reward, stats, report
 
 
@@ -84,9 +84,11 @@ def test_the_gradient_is_that_of_the_log_probabilities():
 
     start, eye = actor.skill.copy(), 1e-6 * np.eye(32)
     numeric = np.array([(objective(start + e) - objective(start - e)) / 2e-6 for e in eye]).T
-    actor.update(rollouts, advantage, np.ones(3, bool), None)
-    np.testing.assert_allclose(actor.gradient, numeric, atol=1e-8)
-    np.testing.assert_allclose(actor.skill, start + 0.25 * actor.gradient.mean(axis=0), rtol=1e-12)
+    for b in range(3):
+        actor.update(rollouts, advantage, np.zeros(3, bool), follow(np.eye(3)[b]))
+        np.testing.assert_allclose(actor.target, numeric[b], atol=1e-8)
+    actor.update(rollouts, advantage, np.ones(3, bool))
+    np.testing.assert_allclose(actor.skill, start + 0.25 * numeric.mean(axis=0), atol=1e-8)
 
 
 def test_degenerate_groups_and_rejected_groups_teach_nothing():
@@ -98,17 +100,38 @@ def test_degenerate_groups_and_rejected_groups_teach_nothing():
     assert not actor.skill.any()
 
 
-def test_rejected_groups_leave_the_mean_and_target_weights_scale_it():
-    changes = []
-    for admitted, weight in (([True, True], None), ([True, False], None), ([True, True], np.array([2.0, 0.0]))):
+def follow(weight, memory=1.0):
+    return Guidance(target=Target(weight, memory))
+
+
+def test_what_is_rejected_or_weighs_nothing_leaves_the_mean_and_other_weights_scale_it():
+    first, fourth = np.arange(16) < 8, np.arange(16) % 8 < 4
+    cases = {
+        "all": (1, 1, None),
+        "one": (1, 0, None),
+        "kept": (1, 1, 1.0 * first),
+        "double": (1, 0, 2.0 * np.ones(16)),
+        "half": (1, 0, 1.0 * fourth),
+        "tokens": (1, 0, fourth[:, None] * np.array([1.0])),
+    }
+    change, gradient = {}, None
+    for name, (a, b, weight) in cases.items():
         actor = LearnerActor(make_learner("plain"), 1)
         rollouts = actor.rollout(fixed([150, 250]))
         advantage, _ = group_advantage(rollouts, actor.reward(rollouts))
-        actor.update(rollouts, advantage, np.array(admitted), weight)
-        changes.append(actor.skill)
-    np.testing.assert_allclose(changes[1], 0.25 * actor.gradient[0])
-    np.testing.assert_allclose(changes[2], 0.25 * actor.gradient[0])
-    np.testing.assert_allclose(changes[0], 0.25 * actor.gradient.mean(axis=0))
+        actor.update(rollouts, advantage, np.array([a, b], bool), Guidance(weight))
+        change[name] = actor.skill
+        z = actor.learner.train.logit(np.zeros(32), np.repeat([150, 250], 8))
+        scale = advantage * (rollouts.right - expit(z))
+        slope = (actor.learner.train.discrimination[:, None] * actor.learner.train.feature)[[150, 250]]
+    gradient = scale.reshape(2, 8).mean(axis=1)[:, None] * slope
+    assert gradient.any(axis=1).all()
+    np.testing.assert_allclose(change["all"], 0.25 * gradient.mean(axis=0))
+    np.testing.assert_allclose(change["one"], 0.25 * gradient[0])
+    np.testing.assert_allclose(change["kept"], change["one"])
+    np.testing.assert_allclose(change["double"], 2 * change["one"])
+    np.testing.assert_allclose(change["half"], 0.25 * scale[:4].mean() * slope[0])
+    np.testing.assert_allclose(change["tokens"], change["half"])
 
 
 # --- The oracle -------------------------------------------------------------------------------------------------------
@@ -205,6 +228,25 @@ def test_luck_belongs_to_the_visit_of_a_problem_not_to_the_curator():
     first, second = one.rollout(fixed([120])), (other.rollout(fixed([120])), other.rollout(fixed([120])))[1]
     np.testing.assert_array_equal(first.right, second.right)
     np.testing.assert_array_equal(one.reward(first).reward, other.reward(second).reward)
+
+
+def test_measuring_on_the_other_half_is_unbiased_and_in_sample_is_not():
+    """The true change of a problem's expected reward is known here, and every answer is one token."""
+    learner = make_learner("plain")
+    learner = replace(learner, recipe=replace(learner.recipe, learning_rate=1.0))
+    actor = LearnerActor(learner, 1)
+    curator = curator_class("uniform")(learner.bank(), seed=1, batch=2, horizon=800, group=8)
+    excess = {"policy_improvement_cross_fit": [], "policy_improvement_loo": []}
+    for name, found in excess.items():
+        for _ in range(800):
+            actor.skill = np.full(32, 0.8)
+            result = step(curator, actor, batch=2, signal=SIGNALS[name], estimator="dr_grpo")
+            x = result.selection.problem
+            gain = expit(learner.train.logit(actor.skill, x)) - expit(learner.train.logit(np.full(32, 0.8), x))
+            found.append((result.feedback.utility - gain).mean())
+    score = {name: np.mean(e) / (np.std(e) / np.sqrt(len(e))) for name, e in excess.items()}
+    assert abs(score["policy_improvement_cross_fit"]) < 4
+    assert score["policy_improvement_loo"] > 8
 
 
 # --- Under the loop ---------------------------------------------------------------------------------------------------
@@ -318,24 +360,26 @@ def test_the_weighted_target_estimates_the_gradient_of_the_bank_however_it_is_dr
     p = np.where(train.stratum < 2, 4.0, 0.5)
     p /= p.sum()
     direction = train.feature * (train.discrimination * teaching(expit(train.logit(actor.skill)), 8))[:, None]
-    estimate = {True: [], False: []}
+    curator = {
+        weights: curator_class("target_aligned")(learner.bank(), seed=0, batch=32, horizon=1, weights=weights)
+        for weights in ("exact", "none")
+    }
+    estimate = {"exact": [], "none": []}
     for _ in range(400):
         problem = rng.choice(p.size, 32, p=p)
         selection = Selection(0, 0, problem, p[problem], np.full(32, 8), "iid")
         rollouts = actor.rollout(selection)
         reward = actor.reward(rollouts)
-        advantage, stats = group_advantage(rollouts, reward)
-        report = actor.update(rollouts, advantage, np.zeros(32, bool), None)
-        for weighted, found in estimate.items():
-            signal = AlignedSignal(actor, weighted=weighted, memory=1.0)
-            signal(rollouts, reward, stats, report)
-            found.append(signal.target)
+        advantage, _ = group_advantage(rollouts, reward)
+        for weights, found in estimate.items():
+            actor.update(rollouts, advantage, np.zeros(32, bool), follow(curator[weights].weight(selection)))
+            found.append(actor.target)
     error = {}
-    for weighted, found in estimate.items():
+    for weights, found in estimate.items():
         value = np.array(found)
-        error[weighted] = np.abs(value.mean(0) - direction.mean(0)) / (value.std(0) / 20 + 1e-12)
-    assert error[True].max() < 4.5
-    assert error[False].max() > 20
+        error[weights] = np.abs(value.mean(0) - direction.mean(0)) / (value.std(0) / 20 + 1e-12)
+    assert error["exact"].max() < 4.5
+    assert error["none"].max() > 20
 
 
 def test_twelve_settings_and_five_rules_run():
@@ -355,8 +399,8 @@ def test_alignment_beats_size_and_needs_its_weights_where_rewards_are_noise():
 def test_alignment_needs_a_batch_before_it_says_anything():
     learner = make_learner("plain")
     actor = LearnerActor(learner, 1)
-    curator = curator_class("uniform")(learner.bank(), seed=1, batch=200, horizon=2, group=4)
-    signal = AlignedSignal(actor)
+    curator = curator_class("target_aligned")(learner.bank(), seed=1, batch=200, horizon=2, group=4)
+    signal = SIGNALS["target_alignment"]
     first, second = (step(curator, actor, batch=200, signal=signal).feedback.utility for _ in range(2))
     assert not first.any()
     assert (second > 0).sum() > 3 * (second < 0).sum()

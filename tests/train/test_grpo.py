@@ -1,5 +1,7 @@
 """The GRPO actor on a tiny random model: steps, normalisers, exact continuation, and what it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from pydantic import ValidationError
 from curbench.suites import load
 from curbench.train.grpo import GRPOActor, GRPOConfig
 from curbench.train.policy import load_policy
-from curbench.types import Selection
+from curbench.types import PLAIN, Guidance, Selection, Target
 
 TRAIN, TEST = load("countdown", "train"), load("countdown", "test")
 B, G = 4, 3
@@ -66,7 +68,7 @@ def test_successive_rollouts_differ_and_equal_seeds_agree(llama_folder):
 def test_an_update_raises_the_likelihood_of_what_had_a_positive_advantage(llama_folder):
     actor = make_actor(llama_folder)
     rollouts = actor.rollout(selection())
-    report = actor.update(rollouts, ADVANTAGE, ALL, None)
+    report = actor.update(rollouts, ADVANTAGE, ALL)
     change = (report.new_logprob() - rollouts.logprob).sum(1)
     assert report.policy_step == actor.policy_step == 1
     assert np.corrcoef(change, ADVANTAGE)[0, 1] > 0.5
@@ -75,7 +77,7 @@ def test_an_update_raises_the_likelihood_of_what_had_a_positive_advantage(llama_
 def test_new_log_probabilities_have_the_shape_of_the_rollouts(llama_folder):
     actor = make_actor(llama_folder)
     rollouts = actor.rollout(selection())
-    new = actor.update(rollouts, ADVANTAGE, ALL, None).new_logprob()
+    new = actor.update(rollouts, ADVANTAGE, ALL).new_logprob()
     assert new.dtype == np.float32
     assert new.shape == rollouts.logprob.shape
     beyond = np.arange(new.shape[1]) >= rollouts.length[:, None]
@@ -85,8 +87,8 @@ def test_new_log_probabilities_have_the_shape_of_the_rollouts(llama_folder):
 def test_new_log_probabilities_must_be_asked_for_before_the_next_update(llama_folder):
     actor = make_actor(llama_folder)
     rollouts = actor.rollout(selection())
-    report = actor.update(rollouts, ADVANTAGE, ALL, None)
-    actor.update(rollouts, ADVANTAGE, ALL, None)
+    report = actor.update(rollouts, ADVANTAGE, ALL)
+    actor.update(rollouts, ADVANTAGE, ALL)
     with pytest.raises(RuntimeError, match="ask for them before the next update"):
         report.new_logprob()
 
@@ -97,17 +99,17 @@ def test_without_anything_to_learn_the_policy_stays(llama_folder, advantage):
     before = weights(actor)
     rollouts = actor.rollout(selection())
     admitted = ALL if not advantage.any() else ~ALL
-    report = actor.update(rollouts, advantage, admitted, None)
+    report = actor.update(rollouts, advantage, admitted)
     assert torch.equal(weights(actor), before)
     assert report.policy_step == 0
     np.testing.assert_array_equal(report.new_logprob(), rollouts.logprob)
     assert report.metrics["learning_rate"] == 0.0
 
 
-def gradient(folder, advantage=ADVANTAGE, admitted=ALL, target_weight=None, **config):
+def gradient(folder, advantage=ADVANTAGE, admitted=ALL, guidance=PLAIN, **config):
     """The gradient of one update, through a first moment that forgets nothing: exp_avg = (1 - beta1) gradient."""
     actor = make_actor(folder, grad_clip=1e9, **config)
-    actor.update(actor.rollout(selection()), advantage, admitted, target_weight)
+    actor.update(actor.rollout(selection()), advantage, admitted, guidance)
     return np.concatenate([m.ravel() for m in actor.state()["exp_avg"].values()]) / 0.1
 
 
@@ -118,12 +120,111 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(llama_folder, aggrega
     np.testing.assert_allclose(whole, split, atol=2e-6 * np.abs(whole).max() + 1e-7)
 
 
-def test_target_weights_multiply_a_groups_terms(llama_folder):
-    weight = np.array([2.0, 0.5, 1.0, 0.0])
+def test_rollout_weights_multiply_their_terms(llama_folder):
+    weight = np.repeat([2.0, 0.5, 1.0, 3.0], G)
     np.testing.assert_allclose(
-        gradient(llama_folder, target_weight=weight, aggregation="sequence_mean"),
-        gradient(llama_folder, advantage=ADVANTAGE * np.repeat(weight, G), aggregation="sequence_mean"),
+        gradient(llama_folder, guidance=Guidance(weight), aggregation="sequence_mean"),
+        gradient(llama_folder, advantage=ADVANTAGE * weight, aggregation="sequence_mean"),
+        rtol=1e-4,
+        atol=1e-7,
     )
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
+def test_a_weight_of_zero_is_as_good_as_a_rejection(llama_folder, aggregation):
+    two = np.array([True, True, False, False])
+    np.testing.assert_allclose(
+        gradient(llama_folder, guidance=Guidance(1.0 * np.repeat(two, G)), aggregation=aggregation),
+        gradient(llama_folder, admitted=two, aggregation=aggregation),
+        rtol=1e-4,
+        atol=1e-7,
+    )
+
+
+def test_token_weights_pick_the_tokens_of_the_loss(llama_folder):
+    """One token of one rollout: the gradient is the advantage times that of its log-probability."""
+    actor = make_actor(llama_folder)
+    rollouts = actor.rollout(selection())
+    weight = np.zeros(rollouts.logprob.shape)
+    weight[7, 0] = 1.0
+    logprob = actor._logprob(rollouts, torch.tensor([7]))[0, 0]
+    parameter = list(actor.policy.model.parameters())
+    one = torch.autograd.grad(logprob, parameter, allow_unused=True)
+    expected = [ADVANTAGE[7] * (torch.zeros_like(p) if g is None else g) for p, g in zip(parameter, one, strict=True)]
+    found = gradient(llama_folder, guidance=Guidance(weight))
+    np.testing.assert_allclose(found, -torch.cat([g.flatten() for g in expected]).numpy(), rtol=1e-4, atol=1e-6)
+
+
+# --- Target gradient --------------------------------------------------------------------------------------------------
+
+
+def group_gradients(actor, rollouts):
+    """f32[B, P]: (1/G) sum_i A_i grad log pi(y_i), by autograd."""
+    logprob = actor._logprob(rollouts, torch.arange(B * G))
+    mask = torch.arange(logprob.shape[1]) < torch.tensor(rollouts.length)[:, None]
+    value = (torch.from_numpy(ADVANTAGE).float()[:, None] * logprob * mask).sum(1).reshape(B, G).mean(1)
+    parameter = list(actor.policy.model.parameters())
+    one = [torch.autograd.grad(v, parameter, retain_graph=True) for v in value]
+    return torch.stack([torch.cat([g.flatten() for g in gradient]) for gradient in one])
+
+
+def test_alignment_is_the_product_with_the_weighted_gradient_of_the_batches_before(llama_folder):
+    actor, weight = make_actor(llama_folder, learning_rate=1e-4), np.array([0.5, 0.0, 2.0, 1.0])
+    rollouts = actor.rollout(selection())
+    before = weights(actor)
+    first = actor.update(rollouts, ADVANTAGE, ~ALL, Guidance(target=Target(weight, 0.3)))
+    assert torch.equal(weights(actor), before)  # nothing was admitted, and the probe puts the weights back
+    assert not first.alignment.any()
+    gradient = group_gradients(actor, rollouts)
+    v = 0.3 * torch.from_numpy(weight).float() @ gradient
+    found = torch.cat([one.flatten() for one in actor._target.values()])
+    torch.testing.assert_close(found, v, rtol=1e-4, atol=1e-6)
+    second = actor.update(rollouts, ADVANTAGE, ALL, Guidance(target=Target(None, 0.3)))
+    expected = (gradient @ v).numpy()
+    np.testing.assert_allclose(second.alignment, expected, rtol=0.02, atol=0.01 * np.abs(expected).max())
+    assert torch.equal(torch.cat([one.flatten() for one in actor._target.values()]), found)
+    moment = torch.cat([actor._optimizer.state[p]["exp_avg_sq"].flatten() for p in actor.policy.model.parameters()])
+    gradient = group_gradients(actor, rollouts)
+    conditioned = v / ((moment / 0.001).sqrt() + 1e-8)
+    third = actor.update(rollouts, ADVANTAGE, ~ALL, Guidance(target=Target(None)))
+    old = actor._logprob(rollouts, torch.arange(B * G)).detach().numpy()
+    drift = np.abs(old - rollouts.logprob).max()
+    assert drift > 0  # the policy has moved since these rollouts, which the product must not see
+    again = actor.update(replace(rollouts, logprob=old), ADVANTAGE, ~ALL, Guidance(target=Target(None)))
+    expected = (gradient @ conditioned).numpy()
+    np.testing.assert_allclose(again.alignment, expected, rtol=0.05, atol=0.02 * np.abs(expected).max())
+    assert not np.allclose(third.alignment, again.alignment)
+
+
+def test_the_target_gradient_survives_a_restart(llama_folder):
+    guidance = Guidance(target=Target(np.full(B, 0.25)))
+    whole, resumed = make_actor(llama_folder), make_actor(llama_folder)
+    whole.update(whole.rollout(selection()), ADVANTAGE, ALL, guidance)
+    resumed.restore(whole.state())
+    one, other = (actor.update(actor.rollout(selection()), ADVANTAGE, ALL, guidance) for actor in (whole, resumed))
+    np.testing.assert_array_equal(one.alignment, other.alignment)
+
+
+def test_views_are_means_and_angles_of_the_prompts_own_states(llama_folder):
+    actor = make_actor(llama_folder)
+    problem = np.array([3, 4000, 9])
+    state = [one_state(actor, int(i)) for i in problem]
+    np.testing.assert_allclose(actor.view.hidden(problem, 1.0), [s.mean(0) for s in state], rtol=1e-4, atol=1e-5)
+    angle = []
+    for s in state:
+        unit = s / np.linalg.norm(s, axis=1, keepdims=True)
+        cosine = unit @ unit.T
+        angle.append((cosine.sum() - np.trace(cosine)) / (len(s) * (len(s) - 1)))
+    np.testing.assert_allclose(actor.view.angle(problem), angle, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"depth is a share of the layers, in \(0, 1\]; got 0"):
+        actor.view.hidden(problem, 0)
+
+
+def one_state(actor, problem):
+    """f32[P, D], last hidden states of one prompt, without padding."""
+    ids = torch.tensor(actor.policy.tokenizer([TRAIN.prompt(problem)])["input_ids"])
+    with torch.no_grad():
+        return actor.policy.model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].numpy()
 
 
 @pytest.mark.parametrize("aggregation", ["sequence_mean", "constant"])
@@ -137,8 +238,8 @@ def test_the_normaliser_counts_admitted_rollouts_only_with_or_without_an_advanta
 
 def test_the_first_pass_is_on_policy_and_later_ones_are_not(llama_folder):
     one, many = (make_actor(llama_folder, epochs=e, minibatches=m) for e, m in ((1, 1), (3, 2)))
-    first = one.update(one.rollout(selection()), ADVANTAGE, ALL, None).metrics
-    later = many.update(many.rollout(selection()), ADVANTAGE, ALL, None).metrics
+    first = one.update(one.rollout(selection()), ADVANTAGE, ALL).metrics
+    later = many.update(many.rollout(selection()), ADVANTAGE, ALL).metrics
     assert first["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
     assert first["clip_fraction"] == 0.0
     assert later["clip_fraction"] > 0.0
@@ -150,8 +251,8 @@ def test_the_first_pass_is_on_policy_and_later_ones_are_not(llama_folder):
 def test_metrics_are_finite_and_always_the_same(llama_folder):
     actor = make_actor(llama_folder)
     rollouts = actor.rollout(selection())
-    idle = actor.update(rollouts, ADVANTAGE, ~ALL, None).metrics
-    busy = actor.update(rollouts, ADVANTAGE, ALL, None).metrics
+    idle = actor.update(rollouts, ADVANTAGE, ~ALL).metrics
+    busy = actor.update(rollouts, ADVANTAGE, ALL).metrics
     names = {"loss", "grad_norm", "ratio_mean", "clip_fraction", "log_ratio_sq", "entropy", "learning_rate"}
     assert set(idle) == set(busy) == names
     assert np.isfinite([*idle.values(), *busy.values()]).all()
@@ -175,7 +276,7 @@ def test_evaluation_does_not_depend_on_its_batch(llama_folder):
 def run_steps(actor, count):
     for step in range(count):
         rollouts = actor.rollout(selection(problem=(step, 700 + step, 2500 + step, 4000)))
-        actor.update(rollouts, ADVANTAGE, np.arange(B) != step, None)
+        actor.update(rollouts, ADVANTAGE, np.arange(B) != step)
 
 
 def test_continuing_from_a_state_is_exact_to_the_bit(llama_folder):
