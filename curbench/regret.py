@@ -28,26 +28,51 @@ class Setting(NamedTuple):
     segments              S >= 1, constant pieces of the comparator
     variation             V_T, sum over rounds of the largest change of a mean
     swaps                 W, arms exchanged in all by a comparator that is a set of m arms
+    breaks                rounds at which some mean changes; 0: stationary
     bias                  beta of EXP3.P, gamma of EXP3-IX
     distinct              whether the m draws of a round are distinct (systematic); only ``mset`` distinguishes
     delta                 probability with which a bound in probability may fail
-    gap                   distance of each suboptimal arm to the best one, K - 1 numbers; () if unknown
+    window, discount, xi  draws that SW-UCB remembers; gamma and exploration of D-UCB; xi also of SW-UCB
+    gap, worst_gap        smallest and largest distance to the comparator of each arm that can be worse; () if unknown
     """
 
     arms: int
     batch: int
     horizon: int
-    eta: float
+    eta: float = inf
     floor: float = 0.0
     share: float = 0.0
     restart_every: int = 0
     segments: int = 1
     variation: float = 0.0
     swaps: int = 0
+    breaks: int = 0
     bias: float = 0.0
     distinct: bool = False
     delta: float = 0.01
+    window: int = 0
+    discount: float = 1.0
+    xi: float = 0.0
     gap: tuple[float, ...] = ()
+    worst_gap: tuple[float, ...] = ()
+
+
+class Terms(NamedTuple):
+    """The parts of a bound, each of which bounds its own part of the regret (``sim.certificates.Budget``).
+
+    block  rounds for which theorem 2 keeps its comparator; 0: the comparator is that of the regret itself
+    """
+
+    penalty: float
+    stability: float
+    floor: float = 0.0
+    drift: float = 0.0
+    block: int = 0
+
+    @property
+    def total(self) -> float:
+        """The bound."""
+        return self.penalty + self.stability + self.floor + self.drift
 
 
 def _stability(s: Setting) -> float:
@@ -55,8 +80,8 @@ def _stability(s: Setting) -> float:
     return s.eta * (s.arms + s.batch - 1) / s.batch * s.horizon / 2
 
 
-def clip_terms(s: Setting) -> tuple[float, float, float]:
-    """(penalty, stability, floor) of theorem 1 A: its three terms, each bounding its own part of the regret.
+def clip_terms(s: Setting) -> Terms:
+    """Penalty, stability and floor of theorem 1 A.
 
     [ln K + (1 - gamma)(S - 1) ln(K / gamma)] / eta,  eta kappa T / 2,  gamma (1 - 1/K) T. The penalty is infinite when
     S > 1 without a floor.
@@ -65,11 +90,11 @@ def clip_terms(s: Setting) -> tuple[float, float, float]:
         move = inf
     else:
         move = 0.0 if s.segments == 1 else (1 - s.floor) * (s.segments - 1) * log(s.arms / s.floor)
-    return (log(s.arms) + move) / s.eta, _stability(s), s.floor * (1 - 1 / s.arms) * s.horizon
+    return Terms((log(s.arms) + move) / s.eta, _stability(s), s.floor * (1 - 1 / s.arms) * s.horizon)
 
 
-def share_terms(s: Setting) -> tuple[float, float, float]:
-    """(penalty, stability, 0) of theorem 1 B.
+def share_terms(s: Setting) -> Terms:
+    """Penalty and stability of theorem 1 B.
 
     [ln K + (S - 1) ln(K / alpha) + (T - S) ln(1 / (1 - alpha))] / eta,  eta kappa T / 2. The penalty is infinite when
     S > 1 without sharing.
@@ -79,30 +104,31 @@ def share_terms(s: Setting) -> tuple[float, float, float]:
     else:
         move = 0.0 if s.segments == 1 else (s.segments - 1) * log(s.arms / s.share)
         move -= (s.horizon - s.segments) * log1p(-s.share)
-    return (log(s.arms) + move) / s.eta, _stability(s), 0.0
+    return Terms((log(s.arms) + move) / s.eta, _stability(s))
 
 
 def tracking_clip(s: Setting) -> float:
     """The sum of ``clip_terms``. Source: docs/maths.md, theorem 1 A."""
-    return sum(clip_terms(s))
+    return clip_terms(s).total
 
 
 def tracking_share(s: Setting) -> float:
     """The sum of ``share_terms``. Source: docs/maths.md, theorem 1 B; Herbster & Warmuth 1998 for the comparator."""
-    return sum(share_terms(s))
+    return share_terms(s).total
 
 
-def _dynamic(tracking: Callable[[Setting], float], s: Setting) -> float:
+def _dynamic(tracking: Callable[[Setting], Terms], s: Setting) -> Terms:
     """min over block lengths L of tracking(S = ceil(T / L)) + L V_T: the best arm at a block's middle, lemma 5.
 
     S takes at most 2 sqrt(T) values, and for each the smallest L is best.
     """
-    best = tracking(s._replace(segments=1)) + s.horizon * s.variation
-    for pieces in _piece_counts(s.horizon):
-        length = ceil(s.horizon / pieces)
-        value = tracking(s._replace(segments=ceil(s.horizon / length))) + length * s.variation
-        best = min(best, value)
-    return best
+    best, length = inf, s.horizon
+    for block in {ceil(s.horizon / pieces) for pieces in _piece_counts(s.horizon)}:
+        total = tracking(s._replace(segments=ceil(s.horizon / block))).total + block * s.variation
+        if total < best:
+            best, length = total, block
+    terms = tracking(s._replace(segments=ceil(s.horizon / length)))
+    return terms._replace(drift=length * s.variation, block=length)
 
 
 def _piece_counts(horizon: int) -> list[int]:
@@ -110,24 +136,45 @@ def _piece_counts(horizon: int) -> list[int]:
     return sorted({*range(1, root + 1), *(ceil(horizon / length) for length in range(1, root + 1))})
 
 
+def dynamic_clip_terms(s: Setting) -> Terms:
+    """``clip_terms`` against ceil(T / L) pieces, and drift L V_T, with the best L."""
+    return _dynamic(clip_terms, s)
+
+
+def dynamic_share_terms(s: Setting) -> Terms:
+    """``share_terms`` against ceil(T / L) pieces, and drift L V_T, with the best L."""
+    return _dynamic(share_terms, s)
+
+
 def dynamic_clip(s: Setting) -> float:
     """Theorem 1 A against ceil(T / L) pieces plus L V_T, L free. Source: docs/maths.md, theorem 2 A."""
-    return _dynamic(tracking_clip, s)
+    return dynamic_clip_terms(s).total
 
 
 def dynamic_share(s: Setting) -> float:
     """Theorem 1 B against ceil(T / L) pieces plus L V_T, L free. Source: docs/maths.md, theorem 2 B."""
-    return _dynamic(tracking_share, s)
+    return dynamic_share_terms(s).total
+
+
+def restart_terms(s: Setting) -> Terms:
+    """ceil(T / L) ln K / eta, eta kappa T / 2 and drift L V_T, with L = ``restart_every``."""
+    length = s.restart_every
+    blocks = ceil(s.horizon / length)
+    return Terms(blocks * log(s.arms) / s.eta, _stability(s), drift=length * s.variation, block=length)
 
 
 def dynamic_restart(s: Setting) -> float:
-    """ceil(T / L) ln K / eta + eta kappa T / 2 + L V_T with L = ``restart_every``. Source: docs/maths.md, theorem 2 R.
+    """The sum of ``restart_terms``. Source: docs/maths.md, theorem 2 R.
 
     >>> dynamic_restart(Setting(2, 1, 100, eta=0.1, restart_every=50)) == 2 * log(2) / 0.1 + 0.1 * 2 * 100 / 2
     True
     """
-    blocks = ceil(s.horizon / s.restart_every)
-    return blocks * log(s.arms) / s.eta + _stability(s) + s.restart_every * s.variation
+    return restart_terms(s).total
+
+
+def exp3_terms(s: Setting) -> Terms:
+    """``clip_terms`` without a floor."""
+    return clip_terms(s._replace(floor=0.0))
 
 
 def exp3_static(s: Setting) -> float:
@@ -136,7 +183,7 @@ def exp3_static(s: Setting) -> float:
     Infinite for a comparator that moves. Source: docs/maths.md, theorem 1 A with gamma = 0; Bubeck & Cesa-Bianchi 2012,
     theorem 3.1.
     """
-    return tracking_clip(s._replace(floor=0.0))
+    return exp3_terms(s).total
 
 
 def static_mix(s: Setting) -> float:
@@ -205,12 +252,13 @@ def tsallis_rv(s: Setting) -> float:
 
 
 def tsallis_rv_gap(s: Setting) -> float:
-    """sum_i (ln T + 3) / gap_i + 2 / smallest gap + 28 K ln T + 1.5 sqrt(K) + 32: ``tsallis_rv`` on stationary arms.
+    """sum_i (ln T + 3) / gap_i + 2 / smallest gap + 28 K ln T + 1.5 sqrt(K) + 32: ``tsallis_rv`` where one arm is best.
 
-    Infinite without positive gaps (the best arm must be unique), for moving means or more than one draw a round.
-    Source: Zimmert & Seldin 2021 (v6), theorem 1 without corruption.
+    The means may move as long as that arm is better than arm i by gap_i or more in every round. Infinite without
+    positive gaps (the best arm must be unique), for a comparator that moves or more than one draw a round.
+    Source: Zimmert & Seldin 2021 (v6), theorem 1, the self-bounding regime without corruption.
     """
-    if s.segments > 1 or s.batch > 1 or s.variation > 0 or not s.gap or min(s.gap) <= 0:
+    if s.segments > 1 or s.batch > 1 or not s.gap or min(s.gap) <= 0:
         return inf
     k, t = s.arms, s.horizon
     return sum((log(t) + 3) / gap for gap in s.gap) + 2 / min(s.gap) + 28 * k * log(t) + 1.5 * sqrt(k) + 32
@@ -295,9 +343,51 @@ def ucb1_gap(s: Setting) -> float:
     Arms without a gap cost nothing. Infinite without gaps, for moving means or more than one draw a round.
     Source: Auer, Cesa-Bianchi & Fischer 2002, theorem 1.
     """
-    if s.variation > 0 or s.batch > 1 or not s.gap:
+    if s.breaks > 0 or s.batch > 1 or not s.gap:
         return inf
     return sum(8 * log(s.horizon) / gap + (1 + pi**2 / 3) * gap for gap in s.gap if gap > 0)
+
+
+def _optimism(xi: float) -> float:
+    """ln(1 + 4 sqrt(1 - 1 / (2 xi))), which both theorems of Garivier & Moulines divide by."""
+    return log1p(4 * sqrt(1 - 1 / (2 * xi)))
+
+
+def sw_ucb(s: Setting) -> float:
+    """sum_i worst gap_i [C_i T ln(w) / w + w breaks + ln(w)^2] for SW-UCB with a window of w draws.
+
+    C_i = (4 xi / gap_i^2) ceil(T / w) w / T + (2 / ln w) ceil(ln(w) / ln(1 + 4 sqrt(1 - 1 / (2 xi)))), gap_i the
+    smallest distance of arm i to the best one where it is not best. Infinite without gaps, with xi <= 1/2, a window
+    below 2 or more than one draw a round.
+    Source: Garivier & Moulines 2011 (0805.3415), theorem 2, which bounds the plays of each arm while it is not best.
+    """
+    if s.batch > 1 or s.xi <= 0.5 or s.window < 2 or not s.gap:
+        return inf
+    t, w = s.horizon, s.window
+    forced = 2 / log(w) * ceil(log(w) / _optimism(s.xi))
+    plays = (
+        (4 * s.xi / gap**2 * ceil(t / w) * w / t + forced) * t * log(w) / w + w * s.breaks + log(w) ** 2
+        for gap in s.gap
+    )
+    return sum(worst * count for worst, count in zip(s.worst_gap, plays, strict=True))
+
+
+def d_ucb(s: Setting) -> float:
+    """sum_i worst gap_i [C_i T (1 - g) + C breaks / (1 - g)] ln(1 / (1 - g)) for D-UCB with discount g.
+
+    C_i = 32 sqrt(2) xi / (g^(1 / (1 - g)) gap_i^2) + 4 / ((1 - 1/e) ln(1 + 4 sqrt(1 - 1 / (2 xi)))) and
+    C = (g - 1) / (ln(1 - g) ln g) ln((1 - g) xi ln n), n = (1 - g^K) / (1 - g). Infinite without gaps, with xi <= 1/2,
+    a discount outside (1/2, 1), or more than one draw a round.
+    Source: Garivier & Moulines 2011 (0805.3415), theorem 1.
+    """
+    if s.batch > 1 or s.xi <= 0.5 or not 0.5 < s.discount < 1.0 or not s.gap:
+        return inf
+    g, rest, t = s.discount, 1 - s.discount, s.horizon
+    forgotten = log(rest * s.xi * log((1 - g**s.arms) / rest)) / log(g)  # rounds until a past piece is out of sight
+    change = max(0.0, forgotten) * (g - 1) / log(rest) * s.breaks / rest
+    floor = 4 / ((1 - 1 / e) * _optimism(s.xi))
+    plays = ((32 * sqrt(2) * s.xi / (g ** (1 / rest) * gap**2) + floor) * t * rest + change for gap in s.gap)
+    return log(1 / rest) * sum(worst * count for worst, count in zip(s.worst_gap, plays, strict=True))
 
 
 def comb_ucb1(s: Setting) -> float:
@@ -305,7 +395,7 @@ def comb_ucb1(s: Setting) -> float:
 
     Infinite for moving means. Source: Kveton et al. 2015, theorem 6.
     """
-    if s.variation > 0 or s.batch > s.arms:
+    if s.breaks > 0 or s.batch > s.arms:
         return inf
     m, k, t = s.batch, s.arms, s.horizon
     return (47 * sqrt(m * k * t * log(t)) + (pi**2 / 3 + 1) * m * k) / m
@@ -320,8 +410,12 @@ def full_information(s: Setting) -> float:
 
 
 def lower_static(s: Setting) -> float:
-    """min(sqrt(K T), T) / 20: what some Bernoulli instance costs every algorithm. Auer et al. 2002, theorem 5.1."""
-    return min(sqrt(s.arms * s.horizon), s.horizon) / 20
+    """min(sqrt(K T / m), T) / 20: what some Bernoulli instance costs every algorithm per draw; 0 for one arm.
+
+    An algorithm for m draws a round is one for m T rounds that looks at its rewards late.
+    Source: Auer et al. 2002, theorem 5.1, with m T rounds.
+    """
+    return 0.0 if s.arms < 2 else min(sqrt(s.arms * s.horizon / s.batch), s.horizon) / 20
 
 
 def hard_gap(arms: int, horizon: int) -> float:
@@ -340,21 +434,22 @@ def lower_hard(s: Setting) -> float:
 
 
 def lower_switching(s: Setting) -> float:
-    """S min(sqrt(K T / S), T / S) / 20: S hard blocks of T / S rounds. Source: docs/maths.md, by concatenation."""
+    """S min(sqrt(K T / (S m)), T / S) / 20: S hard blocks of T / S rounds. Source: docs/maths.md, by concatenation."""
     return s.segments * lower_static(s._replace(horizon=s.horizon // s.segments))
 
 
 def lower_variation(s: Setting) -> float:
-    """floor(T / L) sqrt(K L) / 20, about 0.063 (K V_T)^(1/3) T^(2/3): hard blocks, L = (K T^2 / (4 V_T^2))^(1/3).
+    """floor(T / L) sqrt(k L) / 20, about 0.063 (k V_T)^(1/3) T^(2/3), with k = K / m: hard blocks.
 
-    0, which says nothing, unless K <= L <= T. Source: docs/maths.md, by concatenation.
+    L = (k T^2 / (4 V_T^2))^(1/3). 0, which says nothing, unless k <= L <= T. Source: docs/maths.md, by concatenation.
     """
-    if s.variation <= 0:
+    if s.variation <= 0 or s.arms < 2:
         return 0.0
-    length = ceil((s.arms * s.horizon**2 / (4 * s.variation**2)) ** (1 / 3))
-    if not s.arms <= length <= s.horizon:
+    each = s.arms / s.batch
+    length = ceil((each * s.horizon**2 / (4 * s.variation**2)) ** (1 / 3))
+    if not each <= length <= s.horizon:
         return 0.0
-    return s.horizon // length * sqrt(s.arms * length) / 20
+    return s.horizon // length * sqrt(each * length) / 20
 
 
 Status = Literal["proved", "plotted", "none"]
@@ -362,9 +457,12 @@ Status = Literal["proved", "plotted", "none"]
 
 @dataclass(frozen=True)
 class Bound:
-    """A bound with its standing: ``proved`` may fail a run, ``plotted`` is drawn only. Lower bounds are for tests.
+    """A bound with its standing: ``proved`` may fail a run, ``plotted`` is drawn only.
 
     comparator  what the regret is measured against: "static", "switching", "dynamic" or "top_m"
+    lower       a minimax lower bound: what some instance costs every algorithm, not what this one does
+    terms       the parts whose sum it is, or None
+    sharpens    the bound of the same algorithm that it replaces where it is smaller; "" if it stands alone
     """
 
     name: str
@@ -373,21 +471,27 @@ class Bound:
     value: Callable[[Setting], float]
     comparator: str = "static"
     lower: bool = False
+    terms: Callable[[Setting], Terms] | None = None
+    sharpens: str = ""
 
 
 BOUNDS: dict[str, Bound] = {
     bound.name: bound
     for bound in (
-        Bound("tracking_clip", "proved", "docs/maths.md theorem 1 A", tracking_clip, "switching"),
-        Bound("tracking_share", "proved", "docs/maths.md theorem 1 B", tracking_share, "switching"),
+        Bound("tracking_clip", "proved", "docs/maths.md theorem 1 A", tracking_clip, "switching", terms=clip_terms),
+        Bound("tracking_share", "proved", "docs/maths.md theorem 1 B", tracking_share, "switching", terms=share_terms),
         Bound("static_mix", "proved", "docs/maths.md theorem 1 C", static_mix),
-        Bound("dynamic_clip", "proved", "docs/maths.md theorem 2 A", dynamic_clip, "dynamic"),
-        Bound("dynamic_share", "proved", "docs/maths.md theorem 2 B", dynamic_share, "dynamic"),
-        Bound("dynamic_restart", "proved", "docs/maths.md theorem 2 R", dynamic_restart, "dynamic"),
+        Bound("dynamic_clip", "proved", "docs/maths.md theorem 2 A", dynamic_clip, "dynamic", terms=dynamic_clip_terms),
+        Bound(
+            "dynamic_share", "proved", "docs/maths.md theorem 2 B", dynamic_share, "dynamic", terms=dynamic_share_terms
+        ),
+        Bound(
+            "dynamic_restart", "proved", "docs/maths.md theorem 2 R", dynamic_restart, "dynamic", terms=restart_terms
+        ),
         Bound("top_clip", "proved", "docs/maths.md theorem 1 M", top_clip, "top_m"),
         Bound("top_share", "proved", "docs/maths.md theorem 1 M", top_share, "top_m"),
         Bound("mset", "proved", "docs/maths.md theorem 3", mset, "top_m"),
-        Bound("exp3_static", "proved", "Bubeck & Cesa-Bianchi 2012, theorem 3.1", exp3_static),
+        Bound("exp3_static", "proved", "Bubeck & Cesa-Bianchi 2012, theorem 3.1", exp3_static, terms=exp3_terms),
         Bound("exp3_gain", "proved", "Auer et al. 2002, theorem 3.1", exp3_gain),
         Bound("exp3_ix", "plotted", "Neu 2015, theorem 1", exp3_ix),
         Bound("exp3_p", "proved", "Bubeck & Cesa-Bianchi 2012, equation 3.12", exp3_p),
@@ -395,9 +499,11 @@ BOUNDS: dict[str, Bound] = {
         Bound("rexp3", "proved", "docs/maths.md theorem 2 G", rexp3, "dynamic"),
         Bound("tsallis_iw", "proved", "Zimmert & Seldin 2021, theorem 1", tsallis_iw),
         Bound("tsallis_rv", "proved", "Zimmert & Seldin 2021, theorem 1", tsallis_rv),
-        Bound("tsallis_rv_gap", "proved", "Zimmert & Seldin 2021, theorem 1", tsallis_rv_gap),
+        Bound("tsallis_rv_gap", "proved", "Zimmert & Seldin 2021, theorem 1", tsallis_rv_gap, sharpens="tsallis_rv"),
         Bound("exp3_m", "plotted", "Uchiya, Nakamura & Kudo 2010", exp3_m, "top_m"),
-        Bound("ucb1_gap", "plotted", "Auer, Cesa-Bianchi & Fischer 2002, theorem 1", ucb1_gap),
+        Bound("ucb1_gap", "proved", "Auer, Cesa-Bianchi & Fischer 2002, theorem 1", ucb1_gap),
+        Bound("sw_ucb", "plotted", "Garivier & Moulines 2011, theorem 2", sw_ucb, "switching"),
+        Bound("d_ucb", "plotted", "Garivier & Moulines 2011, theorem 1", d_ucb, "switching"),
         Bound("comb_ucb1", "plotted", "Kveton et al. 2015, theorem 6", comb_ucb1, "top_m"),
         Bound("full_information", "plotted", "Cesa-Bianchi & Lugosi 2006, theorem 2.2", full_information),
         Bound("lower_static", "plotted", "Auer et al. 2002, theorem 5.1", lower_static, lower=True),

@@ -82,7 +82,7 @@ def test_sim_exits_1_when_a_bound_fails(curbench, monkeypatch):
     from curbench import regret
 
     broken = {name: regret.Bound(b.name, b.status, b.source, lambda s: 0.001) for name, b in regret.BOUNDS.items()}
-    monkeypatch.setattr("curbench.sim.simulate.BOUNDS", broken)
+    monkeypatch.setattr("curbench.sim.coverage.BOUNDS", broken)
     code, out, _ = curbench("sim", "stationary/osmd", "--horizon", 100, "--seeds", 20)
     assert code == 1
     assert "VIOLATED" in out

@@ -109,7 +109,17 @@ def test_many_enormous_losses_on_every_arm_leave_a_distribution_with_a_certifica
 
 
 USUAL = Setting(
-    arms=10, batch=1, horizon=10_000, eta=0.01, floor=0.1, share=1e-4, restart_every=500, bias=0.01, gap=(0.1,) * 9
+    *(10, 1, 10_000),
+    eta=0.01,
+    floor=0.1,
+    share=1e-4,
+    restart_every=500,
+    bias=0.01,
+    window=600,
+    discount=0.99,
+    xi=0.6,
+    gap=(0.1,) * 9,
+    worst_gap=(0.2,) * 9,
 )
 NOT_PROVED_FOR_MORE_DRAWS = (
     "exp3_gain",
@@ -120,6 +130,8 @@ NOT_PROVED_FOR_MORE_DRAWS = (
     "tsallis_iw",
     "tsallis_rv",
     "ucb1_gap",
+    "sw_ucb",
+    "d_ucb",
 )
 UPPER = [bound for bound in BOUNDS.values() if not bound.lower]
 
@@ -142,13 +154,19 @@ def test_bounds_are_infinite_where_their_conditions_fail(bound):
         assert bound.value(USUAL._replace(batch=11)) == np.inf
     if bound.name in ("top_clip", "mset", "exp3_m"):
         assert bound.value(USUAL._replace(swaps=1, floor=0.0)) == np.inf
+    if bound.name in ("ucb1_gap", "comb_ucb1"):
+        assert bound.value(USUAL._replace(breaks=1)) == np.inf
+    if bound.name in ("sw_ucb", "d_ucb"):
+        assert bound.value(USUAL._replace(xi=0.5)) == bound.value(USUAL._replace(gap=())) == np.inf
+        assert bound.value(USUAL) < bound.value(USUAL._replace(breaks=2)) < np.inf
 
 
 def test_bounds_need_what_they_are_about():
     tsallis, ucb1 = BOUNDS["tsallis_rv_gap"].value, BOUNDS["ucb1_gap"].value
     assert tsallis(USUAL) < np.inf
     assert tsallis(USUAL._replace(gap=(0.1, 0.0))) == np.inf  # the best arm is not unique
-    assert tsallis(USUAL._replace(variation=0.1)) == ucb1(USUAL._replace(variation=0.1)) == np.inf
+    assert tsallis(USUAL._replace(breaks=3)) == tsallis(USUAL)  # one arm may be best on moving means
+    assert ucb1(USUAL._replace(gap=())) == np.inf
     exp3_p = BOUNDS["exp3_p"].value
     assert exp3_p(USUAL._replace(eta=0.001)) < np.inf
     assert exp3_p(USUAL._replace(eta=0.02)) == np.inf  # an exponent above one
@@ -166,6 +184,33 @@ def test_tuned_bounds_have_their_published_constants():
     distinct = Setting(k, m, t, eta=(2 * m * log(k / m) / (k * t)) ** 0.5, distinct=True)
     assert m * BOUNDS["mset"].value(distinct) == pytest.approx((2 * m * k * t * log(k / m)) ** 0.5)
     assert BOUNDS["mset"].value(distinct._replace(distinct=False)) > BOUNDS["mset"].value(distinct)
+
+
+def test_windows_and_discounts_pay_for_bad_plays_of_each_arm():
+    """Both formulas by hand: 2 arms, one change, gaps 0.5."""
+    s = Setting(2, 1, 1_000, window=100, discount=0.9, xi=1.0, breaks=1, gap=(0.5,), worst_gap=(0.5,))
+    optimism = log(1 + 4 * 0.5**0.5)
+    forced = 2 / log(100) * ceil(log(100) / optimism)
+    plays = (4 / 0.25 * 10 / 10 + forced) * 10 * log(100) + 100 + log(100) ** 2
+    assert BOUNDS["sw_ucb"].value(s) == pytest.approx(0.5 * plays)
+    first = 32 * 2**0.5 / (0.9**10 * 0.25) + 4 / ((1 - 1 / e) * optimism)
+    second = -0.1 / (log(0.1) * log(0.9)) * log(0.1 * log(1.9))
+    assert BOUNDS["d_ucb"].value(s) == pytest.approx(0.5 * (first * 100 + second * 10) * log(10))
+
+
+@pytest.mark.parametrize("bound", [bound for bound in BOUNDS.values() if bound.terms], ids=lambda b: b.name)
+def test_a_bound_is_the_sum_of_its_parts(bound):
+    s = USUAL._replace(variation=3.0, segments=2 if bound.comparator == "switching" else 1)
+    terms = bound.terms(s)
+    assert terms.total == sum(terms[:4]) == pytest.approx(bound.value(s))
+    assert (terms.drift > 0) == (terms.block > 0) == (bound.comparator == "dynamic")
+
+
+def test_what_sharpens_a_bound_is_of_its_kind():
+    for bound in BOUNDS.values():
+        if bound.sharpens:
+            other = BOUNDS[bound.sharpens]
+            assert (bound.status, bound.comparator) == (other.status, other.comparator)
 
 
 def test_restarted_gains_pay_for_every_block_and_for_the_variation():
@@ -186,5 +231,11 @@ def test_lower_bounds_by_concatenation():
     assert BOUNDS["lower_variation"].value(s) == pytest.approx(0.063 * 100 ** (1 / 3) * 10_000 ** (2 / 3), rel=0.02)
     for variation in (0.0, 1e-3, 1e4):  # no variation, blocks longer than the horizon, blocks shorter than K
         assert BOUNDS["lower_variation"].value(s._replace(variation=variation)) == 0.0
+    for name in ("lower_static", "lower_switching", "lower_variation"):
+        value = BOUNDS[name].value
+        assert value(s._replace(arms=1)) == 0.0
+        # m draws a round are m T rounds of one draw, whose regret is shared by m
+        single = value(s._replace(horizon=4 * s.horizon, variation=s.variation))
+        assert value(s._replace(batch=4)) == pytest.approx(single / 4, rel=0.02)
     # K = 2 and the gap sqrt(K/T)/4 give about sqrt(KT)/16.
     assert BOUNDS["lower_hard"].value(Setting(2, 1, 10_000, eta=0.1)) == pytest.approx(200**0.5 * 10 / 16, rel=0.01)

@@ -8,6 +8,7 @@ import pytest
 
 from curbench import cli
 from curbench.config import validate
+from curbench.sim.arms import Noise
 from curbench.sim.grid import SHIPPED, Grid, cells, expand, read_grid, read_unit, run_unit
 from curbench.sweep import run_sweep
 
@@ -39,13 +40,18 @@ def test_a_grid_is_the_product_of_what_it_lists(tiny):
 
 
 def test_equal_questions_are_asked_once_whatever_they_are_written_like():
-    units = units_of(horizon=["1e3", 1000, 1_000.0], delay=[2, "2", "2:0:0"], curators=["uniform", "uniform"])
+    units = units_of(
+        horizon=["1e3", 1000, 1_000.0],
+        delay=[2, "2", "2:0:0"],
+        noise=["beta:1", "beta", "beta:1.0"],
+        curators=["uniform", "uniform"],
+    )
     assert len(units) == 1
-    assert (units[0].horizon, units[0].delay) == (1000, 2)
+    assert (units[0].horizon, units[0].delay, units[0].noise) == (1000, 2, "beta")
 
 
 def test_every_question_changes_the_name_of_the_file():
-    ways = {"horizon": 20, "arms_count": 3, "batch": 2, "delay": 1, "instance_seed": 1, "seeds": 7}
+    ways = {"horizon": 20, "arms_count": 3, "batch": 2, "delay": 1, "noise": "beta", "instance_seed": 1, "seeds": 7}
     ways |= {"curators": {"osmd": {"eta": 0.5}}, "arms": {"switching": {"segments": 3}}}
     path = {units_of(**{name: value})[0].path for name, value in ways.items()}
     assert len(path | {units_of()[0].path}) == len(ways) + 1
@@ -54,6 +60,14 @@ def test_every_question_changes_the_name_of_the_file():
 def test_a_test_bed_with_its_own_number_of_arms_keeps_it():
     units = units_of(arms=["garivier_moulines", "switching"], arms_count=[4, 8])
     assert [unit.arms_count for unit in units] == [None, 4, 8]
+
+
+def test_noise_is_an_axis(tmp_path):
+    units = units_of(noise=["beta:4", "bernoulli:1:shared", None], batch=4)
+    assert [unit.make_arms().noise for unit in units[:2]] == [Noise("beta", 4.0), Noise(shared=True)]
+    rows = [run_unit(unit, tmp_path, {}) for unit in units]
+    assert [row["noise"] for row in rows] == ["beta:4", "bernoulli:1:shared", "bernoulli"]
+    assert len({row["sampled_regret"]["mean"] for row in rows}) == 1  # uniform selection does not look at rewards
 
 
 def test_means_from_a_file_are_part_of_the_question(tmp_path):
@@ -76,6 +90,8 @@ BAD = [
     ("arms_count: 0", "arms_count.0: Input should be greater than or equal to 1; got 0"),
     ("seeds: 0", "seeds: Input should be greater than or equal to 1; got 0"),
     ("delay: -1", "a delay is ROUNDS[:JITTER[:LOSS]]"),
+    ("noise: loud", "noise is KIND[:SCALE[:shared]]"),
+    ("noise: [beta, 'beta:-1']", "the scale of noise must be positive and finite; got -1.0"),
     ("arms: nope", "unknown arms 'nope'; choose from stationary"),
     ("arms: [switching: {gap: 1}]", "switching has no setting 'gap'; its settings: segments"),
     ("arms: [switching: {horizon: 0}]", "horizon.0: Input should be greater than or equal to 1; got 0"),

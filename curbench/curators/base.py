@@ -111,7 +111,8 @@ class Curator(ABC):
     def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
         """The bound (``regret.BOUNDS``) that covers this curator, and the parameters it depends on; None if none does.
 
-        comparator  "static", "switching" or "dynamic"; the simulator adds what it knows about the test-bed
+        comparator  "static", "switching", "dynamic" or "top_m"; the simulator adds what it knows about the test-bed,
+                    and takes a bound that sharpens this one where it is smaller
         """
         return None
 

@@ -48,3 +48,6 @@ class CombUcb1(IndexPolicy):
     ) -> None:
         super().__init__(bank, low=low, high=high, unit=unit, design=design, **common)
         self.core = Ucb1Core(**self.play(), **self.means(), draws=counter())
+
+    def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
+        return ("comb_ucb1", {}) if comparator == "top_m" and self.design != "iid" else None

@@ -91,3 +91,8 @@ class DUcb(IndexPolicy):
         if not 0.0 < discount <= 1.0:
             raise ValueError(f"discount must be in (0, 1]; got {discount}")
         self.core = DUcbCore(**self.play(), **self.means(), weight=np.zeros(1), discount=float(discount), xi=float(xi))
+
+    def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
+        if comparator not in ("switching", "dynamic"):
+            return None
+        return "d_ucb", {"discount": self.core.discount, "xi": self.core.xi}

@@ -95,5 +95,10 @@ class SwUcb(IndexPolicy):
             xi=float(xi),
         )
 
+    def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
+        if comparator not in ("switching", "dynamic"):
+            return None
+        return "sw_ucb", {"window": self.core.kept_arm.size, "xi": self.core.xi}
+
     def resolved(self) -> dict[str, float]:
         return {**super().resolved(), "window": self.core.kept_arm.size}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any, Literal, NamedTuple
 
 import numba as nb
@@ -112,4 +111,4 @@ class TsallisInf(TabularCurator):
     def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
         if comparator != "static":
             return None
-        return "tsallis_rv" if self.core.reduced else "tsallis_iw", {"eta": inf}
+        return "tsallis_rv" if self.core.reduced else "tsallis_iw", {}

@@ -60,3 +60,6 @@ class Ucb1(IndexPolicy):
     ) -> None:
         super().__init__(bank, low=low, high=high, unit=unit, design=design, **common)
         self.core = Ucb1Core(**self.play(), **self.means(), draws=counter())
+
+    def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
+        return None if comparator == "top_m" else ("ucb1_gap", {})

@@ -1,7 +1,8 @@
 """Checks on logged rounds: where the regret of a mirror step comes from, and whether stated propensities are true.
 
-Everything is recomputed from the log of a run under the training loop (distribution, draws, rewards), never asked of
-the curator. The check of every round, ``regret.mirror_slack``, is made by both drivers while they run.
+Everything is recomputed from the draws and the distribution that they came from, never asked of the curator. The check
+of every round, ``regret.mirror_slack``, and the budget of a run, ``spend_``, are kept by both drivers while they run;
+``budget`` is the same from the log of a run under the training loop.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numba as nb
 import numpy as np
 
 from curbench import loop
@@ -70,9 +72,9 @@ def log_rounds(curator: TabularCurator, arms: Arms, reward_seed: int) -> Rounds:
 class Budget(NamedTuple):
     """What the regret of one seed against u_t = (1 - gamma) e_{i_t} + gamma / K consists of.
 
-    penalty    (1 / eta) sum_t [D(u_t, p_t) - D(u_t, stepped_t)]; at most the first of ``regret.clip_terms``, pathwise
-    stability  (eta / 2) sum_t sum_i p_i lhat_i^2; at most the second, in expectation
-    floor      sum_t <e_{i_t} - u_t, mu_t>; at most the third, pathwise
+    penalty    (1 / eta) sum_t [D(u_t, p_t) - D(u_t, stepped_t)]; at most that of ``regret.clip_terms``, pathwise
+    stability  (eta / 2) sum_t sum_i p_i lhat_i^2; at most that of the bound, in expectation
+    floor      sum_t <e_{i_t} - u_t, mu_t>; at most that of the bound, pathwise
     estimated  sum_t <p_t - u_t, lhat_t>, at most penalty + stability, pathwise; its mean is the regret to u
     """
 
@@ -101,6 +103,33 @@ def budget(rounds: Rounds, step: MirrorStep, comparator: Array) -> Budget:
         floor=float(np.sum(best - np.sum(u * rounds.mean, axis=1))),
         estimated=float(np.sum((rounds.p - u) * lhat)),
     )
+
+
+@nb.njit
+def spend_(spent, p, arm, expected, y, stepped, eta, floor, compared, mean):
+    """Adds one round to spent f64[4], the ``Budget`` of a run so far.
+
+    p, arm, expected, y, stepped, eta, floor  of the round, as in ``regret.mirror_slack``
+    compared  the arm to compare with, i_t
+    mean      f64[K], latent means
+    """
+    k = p.size
+    estimate = np.zeros(k)
+    for j in range(arm.size):
+        estimate[arm[j]] += (1.0 - y[j]) / expected[j]
+    linear, square, everywhere, moved, level = 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(k):
+        linear += p[i] * estimate[i]
+        square += p[i] * estimate[i] * estimate[i]
+        everywhere += estimate[i]
+        level += mean[i]
+        if floor > 0.0:
+            moved += np.log(stepped[i] / p[i])
+    keep, spread = 1.0 - floor, floor / k  # u = keep e_compared + spread
+    spent[0] += (keep * np.log(stepped[compared] / p[compared]) + spread * moved) / eta
+    spent[1] += 0.5 * eta * square
+    spent[2] += floor * mean[compared] - spread * level
+    spent[3] += linear - keep * estimate[compared] - spread * everywhere
 
 
 def estimate_z(log: list[Rounds]) -> Array:

@@ -6,6 +6,7 @@ come back out of order; dropped groups never do.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numba as nb
@@ -85,4 +86,5 @@ class Delayed(Proxy):
         due = [late for at, late in self.pending if at == now]
         self.pending = [(at, late) for at, late in self.pending if at > now]
         for late in due:
-            self.curator.update(late)
+            age = now - late.selection.step
+            self.curator.update(late if age == 0 else replace(late, staleness=np.full(len(late.selection), age)))

@@ -17,6 +17,7 @@ from curbench.mirror import copy_
 from curbench.sampling import capped_expectation, systematic_arm_, systematic_fits
 from curbench.sim.actor import BanditActor, advance_rested_, noise_terms
 from curbench.sim.arms import Arms
+from curbench.sim.certificates import spend_
 from curbench.sim.delay import NO_DELAY, Delay, Delayed, Proxy, arrival
 from curbench.sim.reward import reward_
 from curbench.types import Array, Feedback, Selection
@@ -57,6 +58,7 @@ def drive(
     seeds,
     check,
     delay,
+    budget,
     grid,
     trace,
 ):
@@ -69,6 +71,7 @@ def drive(
     seeds              (curator seed, reward seed)
     check              (whether to check the certificate, eta, gamma)
     delay              (rounds, jitter, loss)
+    budget             (i64[T] arms to compare with, f64[4] filled as in ``spend_``), both empty to keep none
     grid               i64[n] increasing round counts at which ``trace`` f64[n, 2] = (p-form regret, sampled regret)
     Returns            (smallest normalised slack, rounds in which a cap of the systematic design bound)
     """
@@ -129,6 +132,8 @@ def drive(
             if checking:
                 gap, relative_to = slack_core(before, arm, expected, y, stepped, check[1], check[2])
                 slack = min(slack, gap / relative_to)
+                if budget[0].size > 0:
+                    spend_(budget[1], before, arm, expected, y, stepped, check[1], check[2], budget[0][t], mu)
         if recording and t + 1 == grid[point]:
             trace[point, 0] = p_form
             trace[point, 1] = sampled
@@ -143,6 +148,7 @@ class Trajectory:
     p_form, sampled  f64[n], cumulative regret at the grid points; ``p_form`` is NaN for curators without a table
     min_slack        smallest normalised certificate slack over the rounds; NaN when no certificate applies
     capped           rounds in which the systematic design hit a cap
+    spent            f64[4], the ``certificates.Budget``; None if none was kept
     us, us_full      microseconds per round of the Python loop, medians: the curator's two verbs; everything
     """
 
@@ -150,6 +156,7 @@ class Trajectory:
     sampled: Array
     min_slack: float
     capped: int
+    spent: Array | None = None
     us: float = float("nan")
     us_full: float = float("nan")
 
@@ -159,13 +166,25 @@ def is_compiled(curator: Curator) -> bool:
     return isinstance(curator, TabularCurator) and curator.design != "auto" and bool((curator.arms.size == 1).all())
 
 
+NO_PATH = np.empty(0, np.int64)
+
+
 def run_compiled(
-    curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Array, delay: Delay = NO_DELAY
+    curator: TabularCurator,
+    arms: Arms,
+    seeds: tuple[int, int],
+    grid: Array,
+    delay: Delay = NO_DELAY,
+    path: Array = NO_PATH,
 ) -> Trajectory:
-    """One seed under the compiled driver. ``seeds`` are those of the curator and of the rewards."""
-    trace = np.empty((grid.size, 2))
-    slack, capped = _drive(curator, arms, seeds, grid, trace, delay)
-    return Trajectory(trace[:, 0], trace[:, 1], nan_unless_checked(slack), capped)
+    """One seed under the compiled driver.
+
+    seeds  of the curator and of the rewards
+    path   i64[T], arms to compare with in the budget of a mirror step on p, without delay; empty: keep none
+    """
+    trace, spent = np.empty((grid.size, 2)), np.zeros(4)
+    slack, capped = _drive(curator, arms, seeds, grid, trace, delay, (path, spent))
+    return Trajectory(trace[:, 0], trace[:, 1], nan_unless_checked(slack), capped, spent if path.size else None)
 
 
 def time_compiled(
@@ -175,11 +194,11 @@ def time_compiled(
 
     Best of a few runs, each on a fresh curator; the first one compiles and is not counted.
     """
-    bare, nothing = [], np.empty((0, 2))
+    bare, nothing, unkept = [], np.empty((0, 2)), (NO_PATH, np.zeros(4))
     for _ in range(1 + TIMING_REPEATS):
         curator = fresh()
         begin = perf_counter()
-        _drive(curator, arms, seeds, np.empty(0, np.int64), nothing, delay)
+        _drive(curator, arms, seeds, np.empty(0, np.int64), nothing, delay, unkept)
         bare.append(perf_counter() - begin)
     curator = fresh()
     begin = perf_counter()
@@ -189,7 +208,13 @@ def time_compiled(
 
 
 def _drive(
-    curator: TabularCurator, arms: Arms, seeds: tuple[int, int], grid: Array, trace: Array, delay: Delay
+    curator: TabularCurator,
+    arms: Arms,
+    seeds: tuple[int, int],
+    grid: Array,
+    trace: Array,
+    delay: Delay,
+    budget: tuple[Array, Array],
 ) -> tuple[float, int]:
     check, step = certificate(curator)
     cls = type(curator)
@@ -207,6 +232,7 @@ def _drive(
         (np.uint64(seeds[0]), np.uint64(seeds[1])),
         (check, float(step.eta), float(step.floor)),
         tuple(delay),
+        budget,
         grid,
         trace,
     )
@@ -226,14 +252,21 @@ def nan_unless_checked(slack: float) -> float:
     return float("nan") if slack == np.inf else float(slack)
 
 
-def run_loop(curator: Curator, arms: Arms, seeds: tuple[int, int], grid: Array, delay: Delay = NO_DELAY) -> Trajectory:
+def run_loop(
+    curator: Curator,
+    arms: Arms,
+    seeds: tuple[int, int],
+    grid: Array,
+    delay: Delay = NO_DELAY,
+    path: Array = NO_PATH,
+) -> Trajectory:
     """One seed under THE loop, the one that trains.
 
     Gives the trajectory of ``run_compiled``, number for number, for the curators that both can run.
     """
     actor = BanditActor(arms, seeds[1])
     timed = Timed(curator)
-    watch = Watched(timed, actor) if isinstance(curator, TabularCurator) else None
+    watch = Watched(timed, actor, path) if isinstance(curator, TabularCurator) else None
     late: Any = Delayed(watch or timed, delay, seeds[1])
     points = set(grid.tolist())
     trace, sampled, seconds = [], 0.0, np.empty((arms.horizon, 2))
@@ -248,8 +281,9 @@ def run_loop(curator: Curator, arms: Arms, seeds: tuple[int, int], grid: Array, 
             trace.append((watch.p_form if watch else np.nan, sampled))
     value = np.array(trace)
     slack, capped = (nan_unless_checked(watch.slack), watch.capped) if watch else (float("nan"), 0)
+    spent = watch.spent if watch and path.size else None
     us, us_full = 1e6 * np.median(seconds, axis=0)  # the first round compiles
-    return Trajectory(value[:, 0], value[:, 1], slack, capped, us, us_full)
+    return Trajectory(value[:, 0], value[:, 1], slack, capped, spent, us, us_full)
 
 
 class Timed(Proxy):
@@ -276,12 +310,12 @@ class Watched(Proxy):
     another propensity fails its certificate.
     """
 
-    def __init__(self, curator: Timed, actor: BanditActor) -> None:
+    def __init__(self, curator: Timed, actor: BanditActor, path: Array) -> None:
         super().__init__(curator)
-        self.actor = actor
+        self.actor, self.path = actor, path
         self.check, self.mirror = certificate(curator)
-        self.p_form, self.slack, self.capped = 0.0, np.inf, 0
-        self.drawn: dict[int, tuple[Array, Array]] = {}
+        self.p_form, self.slack, self.capped, self.spent = 0.0, np.inf, 0, np.zeros(4)
+        self.drawn: dict[int, tuple[Array, Array, Array]] = {}
 
     def select(self, batch: int) -> Selection:
         selection = self.curator.select(batch)
@@ -291,7 +325,7 @@ class Watched(Proxy):
         self.capped += not iid and not systematic_fits(p, arms.size, batch)
         arm = arms.of[selection.problem]
         expected = batch * p if iid else capped_expectation(p, arms.size, batch)
-        self.drawn[selection.ticket] = arm, expected[arm]
+        self.drawn[selection.ticket] = arm, expected[arm], self.actor.mean.copy()
         stated = selection.propensity * arms.size[arm] * (batch if iid else 1)
         if not np.allclose(stated, expected[arm], rtol=1e-9, atol=0.0):
             self.slack = -np.inf
@@ -300,8 +334,11 @@ class Watched(Proxy):
     def update(self, feedback: Feedback) -> None:
         p = self.core.p.copy()
         self.curator.update(feedback)
-        arm, expected = self.drawn.pop(feedback.selection.ticket)
+        arm, expected, mean = self.drawn.pop(feedback.selection.ticket)
         if self.check:
             step = self.mirror
-            gap, scale = step.slack(p, arm, expected, feedback.utility, step.stepped, step.eta, step.floor)
+            made = p, arm, expected, feedback.utility, step.stepped, step.eta, step.floor
+            gap, scale = step.slack(*made)
             self.slack = min(self.slack, gap / scale)
+            if self.path.size:
+                spend_(self.spent, *made, self.path[feedback.selection.step], mean)

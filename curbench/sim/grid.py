@@ -21,11 +21,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from curbench.config import convert, parse_hyper, validate
 from curbench.curators import CURATORS, curator_class
 from curbench.record import write_atomic
-from curbench.sim.arms import ARMS, FIXED_ARMS, Arms, make_arms
+from curbench.sim.arms import ARMS, FIXED_ARMS, Arms, make_arms, noise_text, parse_noise
 from curbench.sim.comparator import advantage_over
 from curbench.sim.delay import Delay, parse_delay
-from curbench.sim.simulate import make_curator, simulate
-from curbench.types import Array
+from curbench.sim.simulate import failed, make_curator, result_curves, simulate
 
 SHIPPED = Path(__file__).parent.parent / "data" / "grids"
 HARNESS_GIVES = frozenset({"arms", "horizon", "rng"})
@@ -56,6 +55,11 @@ def _entries(value: Any) -> Any:
     return entries
 
 
+def _noise(value: Any) -> str:
+    """The shortest way to write a noise."""
+    return noise_text(parse_noise(str(value)))
+
+
 def _delay(value: Any) -> int | str:
     """The shortest way to write a delay, so that equal ones are one unit."""
     late = parse_delay(value)
@@ -67,6 +71,7 @@ Listed = Annotated[list[Value], Field(min_length=1), BeforeValidator(_listed)]
 Whole = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
 Late = Annotated[int | str, BeforeValidator(_delay)]
+Scatter = Annotated[str | None, BeforeValidator(lambda value: None if value is None else _noise(value))]
 Entries = Annotated[
     list[tuple[str, dict[str, Annotated[list[Any], Field(min_length=1)]]]],
     Field(min_length=1),
@@ -81,6 +86,7 @@ class Axes(BaseModel):
     arms_count     K, for test-beds that leave it open; null is the test-bed's own
     batch          m, draws per round
     delay          rounds until feedback arrives, or "ROUNDS:JITTER:LOSS" in quotes: YAML reads 5:2 as a time
+    noise          of rewards, KIND[:SCALE[:shared]], see ``arms.parse_noise``; null is the test-bed's own
     comparator     what regret is measured against, see ``comparator.COMPARATORS``; null is the test-bed's own
     instance_seed  what is random about the test-bed itself
     """
@@ -91,6 +97,7 @@ class Axes(BaseModel):
     arms_count: Listed[Whole | None] = [None]
     batch: Listed[Whole] = [1]
     delay: Listed[Late] = [0]
+    noise: Listed[Scatter] = [None]
     comparator: Listed[str | None] = [None]
     instance_seed: Listed[Count] = [0]
 
@@ -119,6 +126,7 @@ class Unit:
     arms_count: int | None
     batch: int
     delay: int | str
+    noise: str | None
     comparator: str | None
     instance_seed: int
     curator: str
@@ -141,6 +149,7 @@ class Unit:
             horizon=self.horizon,
             arms=self.arms_count,
             instance_seed=self.instance_seed,
+            noise=None if self.noise is None else parse_noise(self.noise),
             **self.parameter,
         )
 
@@ -208,7 +217,7 @@ def _choices(axis: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
 
 def check(units: list[Unit]) -> None:
     """Raises ValueError for a test-bed or a curator that refuses its values; makes each test-bed once."""
-    for _, same in groupby(units, lambda unit: (unit.arms, unit.parameter, unit.horizon, unit.arms_count)):
+    for _, same in groupby(units, lambda unit: (unit.arms, unit.parameter, unit.horizon, unit.arms_count, unit.noise)):
         made = list(same)
         arms = made[0].make_arms()
         bank = arms.bank()
@@ -231,21 +240,24 @@ def run_unit(unit: Unit, out: Path, environment: dict[str, Any]) -> dict[str, An
     )
     own = {"unit": unit.path.stem, "parameter": unit.parameter, "instance_seed": unit.instance_seed}
     row = result.row() | own | {"delay": unit.delay}
-    bound = None if result.bound_curve is None else result.bound_curve.tolist()
-    write_unit(out / unit.path, {"row": row, "environment": environment}, result.grid, result.curve, bound)
+    write_unit(out / unit.path, {"row": row, "environment": environment}, result_curves(result))
     return row
 
 
-PLAIN = ("unit", "arms", "curator", "arms_count", "horizon", "batch", "seeds", "instance_seed")
+PLAIN = ("unit", "arms", "curator", "arms_count", "horizon", "batch", "noise", "seeds", "instance_seed")
+CURVES = ("round", "bound_curve", "lower_curve")
 
 
-def write_unit(path: Path, content: dict[str, Any], grid: Array, curve: Array, bound: list[float] | None) -> None:
-    """One row per file and one schema for all, so that a folder reads as one table of plain columns and curves."""
+def write_unit(path: Path, content: dict[str, Any], curves: dict[str, Any]) -> None:
+    """One row per file and one schema for all, so that a folder reads as one table of plain columns and curves.
+
+    content  row and environment;  curves  see ``simulate.result_curves``
+    """
     row = content["row"]
     column = {name: row[name] for name in PLAIN}
     column |= {"delay": str(row["delay"]), "regret": row["regret"]["mean"], "bound": row["bound"]["value"]}
-    column |= {"round": grid.tolist(), "bound_curve": bound}
-    column |= dict(zip(("mean", "lo", "hi"), curve.T.tolist(), strict=True))
+    column |= {name: curves[name] for name in CURVES}
+    column |= dict(zip(("mean", "lo", "hi"), zip(*curves["curve"], strict=True), strict=True))
     column |= {name: json.dumps(value, sort_keys=True) for name, value in content.items()}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({name: pa.array([value], TYPE.get(name)) for name, value in column.items()}), sink)
@@ -253,26 +265,27 @@ def write_unit(path: Path, content: dict[str, Any], grid: Array, curve: Array, b
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
-TYPE = {"bound": pa.float64(), "bound_curve": pa.list_(pa.float64())}
+TYPE = {"bound": pa.float64(), "noise": pa.string()}
+TYPE |= dict.fromkeys(("bound_curve", "lower_curve", "lo", "hi"), pa.list_(pa.float64()))
 """Types of the columns that may be null, which Arrow could not tell from a single file."""
 
 
 def read_unit(path: Path) -> dict[str, Any]:
-    """What a unit left: row, round [n], curve [n, 3] as (mean, lo, hi), bound_curve [n] or None, environment.
+    """What a unit left: row, round [n], curve [n, 3] as (mean, lo, hi), bound_curve and lower_curve, environment.
 
     Raises ValueError, with the name of the file, if it is no such file.
     """
     try:
         (column,) = pq.read_table(path, partitioning=None).to_pylist()
         content = {name: json.loads(column[name]) for name in ("row", "environment")}
-        curve = np.stack([column["mean"], column["lo"], column["hi"]], axis=1).tolist()
-        return content | {"round": column["round"], "curve": curve, "bound_curve": column["bound_curve"]}
+        curve = [list(point) for point in zip(column["mean"], column["lo"], column["hi"], strict=True)]
+        return content | {name: column[name] for name in CURVES} | {"curve": curve}
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a result of curbench sweep ({error}); remove it and sweep again") from None
 
 
 HEAD = (
-    *("test-bed", "K", "T", "m", "delay", "curator", "regret to", "regret", "interval"),
+    *("test-bed", "K", "T", "m", "delay", "noise", "curator", "regret to", "regret", "interval"),
     *("bound", "value", "bound/regret", "min slack", "verdict"),
 )
 
@@ -286,6 +299,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["horizon"]),
         str(row["batch"]),
         str(row["delay"]),
+        row["noise"],
         label(row["curator"], row["hyper"]),
         regret["comparator"],
         f"{regret['mean']:.1f}",
@@ -307,15 +321,12 @@ def label(name: str, setting: dict[str, Any]) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in setting.items())])
 
 
-def failed(row: dict[str, Any]) -> bool:
-    """True when a proved bound or a certificate is violated."""
-    return row["holds"] is False or row["certificate"]["holds"] is False
-
-
 def verdict(row: dict[str, Any]) -> str:
     """What became of the bound and the certificate."""
     if failed(row):
-        return "CERTIFICATE VIOLATED" if row["certificate"]["holds"] is False else "VIOLATED"
+        if row["certificate"]["holds"] is False:
+            return "CERTIFICATE VIOLATED"
+        return "VIOLATED" if row["holds"] is False else "BUDGET VIOLATED"
     if row["bound"]["value"] is None:
         return "no theorem"
     if row["bound"]["status"] != "proved":

@@ -9,6 +9,7 @@ import numpy as np
 
 from curbench.curators.tabular import TabularCurator
 from curbench.sim.arms import Arms
+from curbench.sim.comparator import best_fixed_arm
 from curbench.types import Array, Bank
 
 ORACLES = ("oracle_dynamic", "oracle_static")
@@ -53,6 +54,5 @@ class Oracle(TabularCurator):
             raise ValueError(f"an oracle plays one arm, so its design is iid; got {design!r}")
         best = np.argmax(arms.mean, axis=1)
         if fixed:
-            length = np.diff(np.append(arms.start, arms.horizon))
-            best[:] = np.argmax(length @ arms.mean)
+            best[:] = best_fixed_arm(arms)
         self.core = OracleCore(np.full(arms.count, 1.0 / arms.count), arms.start.astype(np.int64), best)

@@ -18,53 +18,65 @@ from curbench.curators import curator_class
 from curbench.curators.base import Curator
 from curbench.philox import spawn_seeds
 from curbench.record import environment, write_atomic
-from curbench.regret import BOUNDS, SLACK_TOLERANCE, Bound, Setting
-from curbench.sim.arms import Arms
-from curbench.sim.comparator import advantage_over, price
+from curbench.regret import SLACK_TOLERANCE, Bound
+from curbench.sim.arms import Arms, noise_text
+from curbench.sim.coverage import Coverage, Spending, Standard
 from curbench.sim.delay import NO_DELAY, Delay, parse_delay
-from curbench.sim.driver import Trajectory, is_compiled, run_compiled, run_loop, time_compiled
+from curbench.sim.driver import NO_PATH, Trajectory, is_compiled, run_compiled, run_loop, time_compiled
 from curbench.sim.oracle import ORACLES, Oracle
-from curbench.stats import Interval, mean_interval, upper_limit
+from curbench.stats import Interval, mean_interval
 from curbench.types import Array, Bank
 
 GRID_POINTS = 64
-FEW_SEEDS = 20
-"""With fewer, an upper limit above the bound proves nothing and a run is only failed by its mean."""
+BUDGET_SEEDS = 40
+"""The budget of a mirror step, which costs a logarithm per arm and round, is kept for at most this many seeds."""
 
 
 @dataclass(frozen=True)
 class Simulation:
     """Results of one curator on one test-bed.
 
+    standard       the test-bed, and what regret on it is held against
+    coverage       the theorem that covers this algorithm here at the parameters that ran, or None
     regret         over seeds, of ``kind`` "p_form" (the conditional mean; what bounds are tested on) or "sampled"
-    bound          the theorem that covers this algorithm here, or None; ``value`` at the parameters that ran
-    holds          one-sided 99.9 % upper limit of the mean regret <= value; None when nothing is proved, or when fewer
-                   than ``FEW_SEEDS`` seeds leave it open
+    holds          see ``Coverage.holds``; None when nothing is proved
     min_slack      smallest certificate slack over seeds and rounds, relative to its scale; None without a certificate
-    grid, curve    rounds [n] and cumulative regret [n, 3] as (mean, lo, hi); bound_curve [n] or None
+    spending       what the regret consisted of; None unless the bound has parts and the curator steps on p itself
+    grid, curve    rounds [n] and cumulative regret [n, 3] as (mean, lo, hi)
     """
 
-    arms: Arms
-    comparator: str
+    standard: Standard
+    coverage: Coverage | None
     curator: str
     hyper: dict[str, Any]
     resolved: dict[str, Any]
     seeds: int
-    batch: int
     regret: Interval
     sampled: Interval
     kind: str
-    bound: Bound | None
-    value: float | None
     holds: bool | None
     min_slack: float | None
+    spending: Spending | None
     capped_rounds: int
     us_per_round: float
     us_per_round_full: float
     driver: str
-    grid: Array
     curve: Array
-    bound_curve: Array | None
+
+    @property
+    def arms(self) -> Arms:
+        """The test-bed."""
+        return self.standard.arms
+
+    @property
+    def bound(self) -> Bound | None:
+        """The bound of ``coverage``."""
+        return None if self.coverage is None else self.coverage.bound
+
+    @property
+    def value(self) -> float | None:
+        """The bound at the end."""
+        return None if self.coverage is None else self.coverage.value
 
     @property
     def certificate_holds(self) -> bool | None:
@@ -73,19 +85,21 @@ class Simulation:
 
     @property
     def failed(self) -> bool:
-        """True when a proved bound or a certificate is violated."""
-        return self.holds is False or self.certificate_holds is False
+        """True when a proved bound, a certificate or a part of the budget is violated."""
+        return failed(self.row())
 
     def row(self) -> dict[str, Any]:
         """The machine-readable result: JSON scalars only."""
-        bound: dict[str, Any] = {"name": "none", "value": None, "status": "none", "source": None, "vacuous": None}
-        if self.bound is not None and self.value is not None:
+        bound: dict[str, Any] = dict.fromkeys(("value", "source", "vacuous", "informative_from"))
+        bound |= {"name": "none", "status": "none"}
+        if self.coverage is not None:
             bound = {
-                "name": self.bound.name,
-                "value": self.value,
-                "status": self.bound.status,
-                "source": self.bound.source,
-                "vacuous": self.value >= worst_regret(self.arms, self.comparator, self.batch),
+                "name": self.coverage.bound.name,
+                "value": self.coverage.value,
+                "status": self.coverage.bound.status,
+                "source": self.coverage.bound.source,
+                "vacuous": self.coverage.informative_from is None,
+                "informative_from": self.coverage.informative_from,
             }
         return {
             "arms": self.arms.name,
@@ -93,12 +107,14 @@ class Simulation:
             "arms_count": self.arms.count,
             "horizon": self.arms.horizon,
             "seeds": self.seeds,
-            "batch": self.batch,
-            "regret": self.regret.row() | {"kind": self.kind, "comparator": self.comparator},
+            "batch": self.standard.batch,
+            "noise": noise_text(self.arms.noise),
+            "regret": self.regret.row() | {"kind": self.kind, "comparator": self.standard.comparator},
             "sampled_regret": self.sampled.row(),
             "bound": bound,
             "holds": self.holds,
             "certificate": {"min_slack": self.min_slack, "holds": self.certificate_holds},
+            "budget": None if self.spending is None else self.spending.row(),
             "segments": self.arms.segments,
             "variation": self.arms.variation,
             "capped_rounds": self.capped_rounds,
@@ -110,13 +126,10 @@ class Simulation:
         }
 
 
-def worst_regret(arms: Arms, comparator: str, batch: int) -> float:
-    """Regret of always playing the worst arm; a bound above it says nothing. T for rested arms, whose means move."""
-    if arms.rested:
-        return float(arms.horizon)
-    length = np.diff(np.append(arms.start, arms.horizon))
-    worst = length @ (arms.mean.max(axis=1) - arms.mean.min(axis=1))
-    return float(worst - advantage_over(arms, comparator, batch, np.array([arms.horizon]))[0])
+def failed(row: dict[str, Any]) -> bool:
+    """True when a proved bound, a certificate or a part of the budget is violated, by the row of a simulation."""
+    budget = row["budget"]
+    return row["holds"] is False or row["certificate"]["holds"] is False or (budget is not None and not budget["holds"])
 
 
 def make_curator(arms: Arms, bank: Bank, name: str, *, seed: int, batch: int, hyper: dict[str, Any]) -> Curator:
@@ -173,104 +186,62 @@ def simulate(
             reward_seed,
         )
 
-    grid = np.unique(np.geomspace(1, arms.horizon, GRID_POINTS).astype(np.int64))
     example, pair = fresh(first_seed)
-    comparator = comparator or arms.comparator
-    ahead = advantage_over(arms, comparator, batch, grid)
-    covered = None if late != NO_DELAY or arms.rested else _bound(example, arms, comparator)
+    grid = np.unique(np.geomspace(1, arms.horizon, GRID_POINTS).astype(np.int64))
+    standard = Standard(arms, comparator or arms.comparator, batch, grid)
+    covered = None if late != NO_DELAY else standard.cover(example)
+    compared = None if covered is None else covered.path(example)
+    budgeted = range(0) if compared is None else range(first_seed, first_seed + BUDGET_SEEDS)
     compiled = is_compiled(example)
     timing = time_compiled(lambda: fresh(first_seed)[0], arms, pair, grid, late) if compiled else None
 
     def run(seed: int) -> Trajectory:
         made, pair = fresh(seed)
-        result = (run_compiled if compiled else run_loop)(made, arms, pair, grid, late)
+        path = compared if compared is not None and seed in budgeted else NO_PATH
+        result = (run_compiled if compiled else run_loop)(made, arms, pair, grid, late, path)
         progress()
         return result
 
     workers = (threads or os.cpu_count() or 1) if compiled else 1
     with ThreadPoolExecutor(workers) as pool:
         trajectory = list(pool.map(run, range(first_seed, first_seed + seeds)))
-    us = timing or (np.mean([one.us for one in trajectory]), np.mean([one.us_full for one in trajectory]))
-    return _summarise(arms, curator, hyper, example, covered, trajectory, grid, comparator, ahead, us)
-
-
-def _summarise(
-    arms: Arms,
-    curator: str,
-    hyper: dict[str, Any],
-    example: Curator,
-    covered: tuple[Bound, Setting] | None,
-    trajectory: list[Trajectory],
-    grid: Array,
-    comparator: str,
-    ahead: Array,
-    us: Any,
-) -> Simulation:
-    p_form = np.array([one.p_form for one in trajectory]) - ahead
-    sampled = np.array([one.sampled for one in trajectory]) - ahead
+    p_form = np.array([one.p_form for one in trajectory]) - standard.ahead
+    sampled = np.array([one.sampled for one in trajectory]) - standard.ahead
     kind = "sampled" if np.isnan(p_form).any() else "p_form"
     curve = sampled if kind == "sampled" else p_form
     slack = np.array([one.min_slack for one in trajectory])
+    spent = [one.spent for one in trajectory if one.spent is not None]
     capped = sum(one.capped for one in trajectory)
     if capped:  # a systematic draw whose cap bound is covered by no theorem
-        covered = None
-    bound, setting = covered or (None, None)
-    value = None if bound is None or setting is None else bound.value(setting)
-    if value is not None and not np.isfinite(value):  # a condition of the theorem does not hold
-        covered, bound, value = None, None, None
+        covered, compared = None, None
+    us = timing or (np.mean([one.us for one in trajectory]), np.mean([one.us_full for one in trajectory]))
     return Simulation(
-        arms=arms,
-        comparator=comparator,
+        standard=standard,
+        coverage=covered,
         curator=curator,
         hyper=hyper,
         resolved=example.resolved(),
-        seeds=len(trajectory),
-        batch=example.batch,
+        seeds=seeds,
         regret=mean_interval(curve[:, -1]),
         sampled=mean_interval(sampled[:, -1]),
         kind=kind,
-        bound=bound,
-        value=value,
-        holds=None if bound is None or value is None or bound.status != "proved" else _holds(curve[:, -1], value),
+        holds=None if covered is None else covered.holds(curve[:, -1]),
         min_slack=None if np.isnan(slack).any() else float(slack.min()),
+        spending=None if covered is None or compared is None else covered.spending(compared, spent),
         capped_rounds=capped,
         us_per_round=float(us[0]),
         us_per_round_full=float(us[1]),
-        driver="compiled" if is_compiled(example) else "python",
-        grid=grid,
+        driver="compiled" if compiled else "python",
         curve=np.array([mean_interval(column)[:3] for column in curve.T]),
-        bound_curve=covered and _bound_curve(*covered, arms, comparator, grid),
     )
 
 
-def _holds(regret: Array, value: float) -> bool | None:
-    """Whether the mean regret is below a proved bound; None when too few seeds leave it open."""
-    if upper_limit(regret) <= value:
-        return True
-    return None if regret.size < FEW_SEEDS and regret.mean() <= value else False
-
-
-def _bound(curator: Curator, arms: Arms, comparator: str) -> tuple[Bound, Setting] | None:
-    """The bound that covers this curator on these arms, at the parameters that really run."""
-    covered = curator.bound(comparator)
-    if covered is None:
-        return None
-    name, used = covered
-    setting = Setting(arms=arms.count, batch=curator.batch, horizon=arms.horizon, **used)
-    charged = price(arms, comparator, curator.batch)
-    return BOUNDS[name], setting._replace(**{key: value[-1].item() for key, value in charged.items()})
-
-
-def _bound_curve(bound: Bound, setting: Setting, arms: Arms, comparator: str, grid: Array) -> Array:
-    """f64[n], the bound after the first t rounds, with the step size and floor of the whole run."""
-    charged = price(arms, comparator, setting.batch)
-    segment = np.searchsorted(arms.start, grid, side="left") - 1
-    return np.array(
-        [
-            bound.value(setting._replace(horizon=int(t), **{key: value[s].item() for key, value in charged.items()}))
-            for t, s in zip(grid, segment, strict=True)
-        ]
-    )
+def result_curves(result: Simulation) -> dict[str, list[Any] | None]:
+    """round [n], curve [n, 3], and bound_curve and lower_curve [n] or None, with None where a number is not finite."""
+    bound = None if result.coverage is None else _json(result.coverage.curve)
+    lower = None if result.standard.lower is None else _json(result.standard.lower[1])
+    curve = _json(result.curve)
+    return {"round": result.standard.grid.tolist(), "curve": curve, "bound_curve": bound, "lower_curve": lower}
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -289,6 +260,8 @@ def describe(row: dict[str, Any]) -> str:
         vacuous = ", vacuous" if bound["vacuous"] else ""
         standing = verdict[row["holds"]] if bound["status"] == "proved" else "plotted only"
         parts.append(f"bound {bound['name']} {bound['value']:.1f} {standing}{vacuous}")
+    if row["budget"] is not None and not row["budget"]["holds"]:
+        parts.append("budget VIOLATED")
     if slack is not None:
         parts.append(f"certificate {verdict[row['certificate']['holds']]} (min slack {slack:.1e})")
     parts.append(f"{row['us_per_round']:.2f} us/round {row['driver']}")
@@ -334,10 +307,7 @@ def keep(out: Path, result: Simulation, spec: dict[str, Any]) -> Path:
     content = {
         "row": result.row(),
         "spec": spec,
-        "round": result.grid.tolist(),
-        "curve": _json(result.curve),
-        "bound_curve": None if result.bound_curve is None else _json(result.bound_curve),
         "environment": environment(),
-    }
+    } | result_curves(result)
     write_atomic(path, json.dumps(content, allow_nan=False).encode())
     return path

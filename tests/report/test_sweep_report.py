@@ -1,6 +1,5 @@
 """Sweeps in the report: what is compared with what, and that every picture is drawn."""
 
-import numpy as np
 import pytest
 
 from curbench.config import validate
@@ -126,8 +125,9 @@ def test_equal_sweeps_give_equal_pages(swept_folder, tmp_path):
 def test_a_unit_without_what_the_page_reads_is_named(tmp_path):
     from curbench.sim.grid import write_unit
 
-    row = unit()["row"] | {"unit": "u", "seeds": 1}
+    row = unit()["row"] | {"unit": "u", "seeds": 1, "noise": "bernoulli"}
     path = tmp_path / "sweep" / "a-c-0.parquet"
-    write_unit(path, {"row": row, "environment": {}}, np.array([1]), np.array([[1.0, 1.0, 1.0]]), None)
+    curves = {"round": [1], "curve": [[1.0, 1.0, 1.0]], "bound_curve": None, "lower_curve": None}
+    write_unit(path, {"row": row, "environment": {}}, curves)
     with pytest.raises(ValueError, match=r"a-c-0.parquet.* lacks"):
         collect([tmp_path])

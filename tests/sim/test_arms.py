@@ -99,6 +99,17 @@ def test_besbes_sine_has_its_variation_budget_less_the_first_step(budget):
     np.testing.assert_allclose(arms.mean.sum(axis=1), 1.0, atol=1e-15)
 
 
+@pytest.mark.parametrize("budget", [0.6, 3.0])
+def test_besbes_thirds_spends_the_same_budget_outside_the_middle(budget):
+    arms = make_arms("besbes_thirds", horizon=30_000, variation=budget)
+    first = 0.3 * np.sin(5 * budget * np.pi / (2 * 30_000))
+    assert arms.variation == pytest.approx(budget - first, abs=1e-4)
+    assert np.ptp(arms.mean[10_000:20_000], axis=0).max() < 1e-12
+    assert np.abs(np.diff(arms.mean[:, 0])).max() == pytest.approx(first, rel=1e-3)  # one step's worth: it joins
+    if budget == 3.0:
+        np.testing.assert_allclose(arms.mean[15_000], [0.8, 0.2], atol=1e-12)
+
+
 @pytest.mark.parametrize("gap", [0.02, 0.3])
 def test_flipping_has_its_gap_in_the_middle_third(gap):
     assert make_arms("flipping", horizon=99, gap=gap).mean.tolist() == [[0.5, 0.8], [0.5, 0.5 - gap], [0.5, 0.8]]

@@ -10,10 +10,13 @@ from curbench.curators.exp3 import Exp3
 from curbench.curators.osmd import Osmd, update_core
 from curbench.curators.osmd_mset import OsmdMset
 from curbench.mirror import copy_, exponentiated_step_, project_on_floor_
-from curbench.regret import SLACK_TOLERANCE, Setting, clip_terms, share_terms
+from curbench.regret import BOUNDS, SLACK_TOLERANCE, Setting, clip_terms, exp3_terms, share_terms
 from curbench.sim.arms import make_arms
 from curbench.sim.certificates import budget, estimate_z, log_rounds, propensity_z
-from curbench.sim.driver import run_loop
+from curbench.sim.comparator import path
+from curbench.sim.delay import NO_DELAY
+from curbench.sim.driver import run_compiled, run_loop
+from curbench.sim.simulate import describe, simulate
 from curbench.stats import upper_limit
 
 HORIZON, SEEDS, Z_LIMIT = 150, 25, 4.5
@@ -45,13 +48,58 @@ def test_each_term_of_the_regret_stays_within_its_budget(hyper, terms, batch):
     moving = ARMS.mean[np.searchsorted(ARMS.start, np.arange(HORIZON), side="right") - 1].argmax(axis=1)
     for comparator, segments in ((moving, ARMS.segments), (np.zeros(HORIZON, np.int64), 1)):
         spent = np.array([budget(one, step, comparator) for one in log])
-        penalty, stability, floor = terms(
+        penalty, stability, floor, *_ = terms(
             Setting(5, batch, HORIZON, eta=core.eta, floor=step.floor, share=core.share, segments=segments)
         )
         assert spent[:, 0].max() <= penalty * (1 + 1e-12)
         assert upper_limit(spent[:, 1]) <= stability
         assert spent[:, 2].max() <= floor * (1 + 1e-12)
         assert (spent[:, 3] <= spent[:, 0] + spent[:, 1]).all()
+
+
+@pytest.mark.parametrize("method", ["clip", "share", "restart"])
+def test_both_drivers_keep_the_budget_of_the_log(method):
+    def fresh():
+        return Osmd(ARMS.bank(), seed=3, batch=2, horizon=HORIZON, design="iid", method=method)
+
+    compared = path(ARMS, "switching", 0)
+    expected = budget(log_rounds(fresh(), ARMS, 4), fresh().mirror_step(), compared)
+    for drive in (run_compiled, run_loop):
+        spent = drive(fresh(), ARMS, (3, 4), np.array([HORIZON]), NO_DELAY, compared).spent
+        np.testing.assert_allclose(spent, expected, rtol=1e-9, atol=1e-9 * HORIZON)
+    assert run_compiled(fresh(), ARMS, (3, 4), np.array([HORIZON])).spent is None
+
+
+PARTS = [("switching", None, {"segments": 10}), ("drifting", None, {"method": "restart"}), ("switching", "static", {})]
+
+
+@pytest.mark.parametrize(("bed", "comparator", "hyper"), PARTS, ids=str)
+def test_the_parts_of_a_run_stay_within_those_of_its_bound_and_make_up_its_regret(bed, comparator, hyper):
+    result = simulate(make_arms(bed, horizon=2_000), "osmd", seeds=30, hyper=hyper, comparator=comparator)
+    spent = result.row()["budget"]
+    assert spent["holds"] is True
+    terms = ("penalty", "stability", "floor", "drift")
+    assert sum(spent[name]["bound"] for name in terms) == pytest.approx(result.value)
+    assert all(spent[name]["mean"] <= spent[name]["bound"] + 1e-6 for name in terms)
+    assert result.regret.mean < sum(spent[name]["mean"] for name in terms) + 3 * (result.regret.hi - result.regret.lo)
+    assert (spent["drift"]["mean"] > 0) == (bed == "drifting")
+
+
+def test_a_budget_needs_a_step_on_p_and_feedback_in_time():
+    arms = make_arms("stationary", horizon=100)
+    assert simulate(arms, "osmd", seeds=2, hyper={"method": "mix"}).row()["budget"] is None
+    assert simulate(arms, "exp3", seeds=2, delay=1).row()["budget"] is None
+    assert simulate(arms, "exp3", seeds=2).row()["budget"]["seeds"] == 2
+
+
+def test_a_part_above_its_own_fails_the_run(monkeypatch):
+    halved = replace(BOUNDS["exp3_static"], terms=lambda s: exp3_terms(s)._replace(stability=s.eta * s.horizon))
+    monkeypatch.setitem(BOUNDS, "exp3_static", halved)
+    result = simulate(make_arms("stationary", horizon=500), "exp3", seeds=20)
+    assert result.holds is True
+    assert result.spending.holds is False
+    assert result.failed
+    assert describe(result.row()).count("budget VIOLATED") == 1
 
 
 def test_the_budget_refuses_steps_that_move_something_else():

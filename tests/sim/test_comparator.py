@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curbench.sim.arms import Arms, make_arms
-from curbench.sim.comparator import advantage_over, price, swaps
-from curbench.sim.simulate import simulate, worst_regret
+from curbench.sim.comparator import advantage_over, gaps, path, price, swaps
+from curbench.sim.coverage import Standard
+from curbench.sim.simulate import simulate
 
 
 @st.composite
@@ -48,8 +49,35 @@ def test_swaps_known_answer():
     mean = np.array([[0.9, 0.8, 0.1, 0.1], [0.9, 0.1, 0.8, 0.1], [0.1, 0.1, 0.8, 0.9], [0.5, 0.5, 0.5, 0.5]])
     arms = Arms("four", np.array([0, 10, 20, 30]), mean, 40, "switching", "test")
     assert swaps(arms, 2).tolist() == [0, 1, 2, 2]
-    assert set(price(arms, "top_m", 2)) == {"segments", "variation", "swaps"}
-    assert price(arms, "static", 2) == {}
+    assert set(price(arms, "top_m", 2)) == {"segments", "variation", "swaps", "breaks"}
+    assert price(arms, "static", 2)["breaks"].tolist() == [0, 1, 2, 3]
+
+
+@given(beds())
+def test_gaps_are_distances_over_rounds(arms):
+    mu = by_round(arms)
+    best = mu.max(axis=1)
+    away = [best - mu[:, i] for i in range(arms.count) if (mu[:, i] < best).any()]
+    smallest, largest = gaps(arms, "switching")
+    assert smallest == tuple(one[one > 0].min() for one in away)
+    assert largest == tuple(one.max() for one in away)
+    fixed = mu[:, np.argmax(np.diff(arms.start, append=arms.horizon) @ arms.mean)]
+    away = np.delete(fixed[:, None] - mu, np.argmax(np.diff(arms.start, append=arms.horizon) @ arms.mean), axis=1)
+    always = (away >= 0).all()
+    assert gaps(arms, "static") == ((tuple(away.min(axis=0)), tuple(away.max(axis=0))) if always else ((), ()))
+
+
+@given(beds(), st.integers(1, 7))
+def test_paths_pay_what_the_theorems_charge(arms, block):
+    mu, t = by_round(arms), np.arange(arms.horizon)
+    moving = path(arms, "switching", 0)
+    assert (mu[t, moving] == mu.max(axis=1)).all()
+    assert 1 + np.count_nonzero(np.diff(moving)) <= arms.segments
+    assert np.unique(path(arms, "static", block)).size == 1
+    kept = path(arms, "dynamic", block)
+    assert all(np.unique(kept[first : first + block]).size == 1 for first in range(0, arms.horizon, block))
+    drift = np.sum(mu.max(axis=1) - mu[t, kept])
+    assert drift <= block * arms.variation + 1e-9  # lemma 5
 
 
 def test_static_regret_on_moving_arms_is_smaller_and_may_be_negative():
@@ -64,8 +92,9 @@ def test_static_regret_on_moving_arms_is_smaller_and_may_be_negative():
 
 def test_a_bound_is_vacuous_when_the_worst_arm_regrets_less_to_the_same_comparator():
     arms = Arms("two", np.array([0, 50]), np.array([[1.0, 0.0], [0.0, 1.0]]), 100, "switching", "test")
-    assert worst_regret(arms, "switching", 1) == 100.0
-    assert worst_regret(arms, "static", 1) == 50.0
+    grid = np.array([10, 50, 100])
+    assert Standard(arms, "switching", 1, grid).worst.tolist() == [10.0, 50.0, 100.0]
+    assert Standard(arms, "static", 1, grid).worst.tolist() == [10.0, 50.0, 50.0]
 
 
 @pytest.mark.parametrize(

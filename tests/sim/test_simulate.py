@@ -191,7 +191,9 @@ def test_a_row_is_json_and_says_when_a_bound_is_vacuous():
 
 def test_a_bound_whose_condition_fails_covers_nothing():
     result = simulate(make_arms("switching", horizon=200), "osmd", seeds=2, hyper={"floor": 0.0})
-    assert result.row()["bound"] == {"name": "none", "value": None, "status": "none", "source": None, "vacuous": None}
+    bound = result.row()["bound"]
+    assert (bound.pop("name"), bound.pop("status")) == ("none", "none")
+    assert set(bound.values()) == {None}
     assert result.holds is None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from curbench.sim.arms import published, synthetic
 from curbench.sim.arms.files import READERS, arms_from_file
-from curbench.sim.arms.model import BERNOULLI, Arms, Noise, parse_noise
+from curbench.sim.arms.model import BERNOULLI, Arms, Noise, noise_text, parse_noise
 
 __all__ = [
     "ARMS",
@@ -27,6 +27,7 @@ __all__ = [
     "Noise",
     "arms_from_file",
     "make_arms",
+    "noise_text",
     "parse_noise",
 ]
 
@@ -39,6 +40,7 @@ ARMS: dict[str, Callable[..., Arms]] = {
         synthetic.drifting,
         published.periodic,
         published.besbes_sine,
+        published.besbes_thirds,
         published.flipping,
         published.hazard,
         published.hazard_per_arm,
@@ -64,6 +66,7 @@ FIXED_ARMS = {
     "garivier_moulines": 3,
     "periodic": 2,
     "besbes_sine": 2,
+    "besbes_thirds": 2,
     "flipping": 2,
     "yahoo_cao": 6,
     "wei_srivastava": 5,

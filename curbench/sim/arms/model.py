@@ -53,6 +53,16 @@ def parse_noise(text: str) -> Noise:
     return Noise(kind, scale, len(rest) == 2)
 
 
+def noise_text(noise: Noise) -> str:
+    """What ``parse_noise`` reads, as short as it gets.
+
+    >>> noise_text(Noise("beta", 4.0)), noise_text(Noise(shared=True)), noise_text(Noise())
+    ('beta:4', 'bernoulli:1:shared', 'bernoulli')
+    """
+    part = [noise.kind, f"{noise.scale:.12g}", *(["shared"] if noise.shared else [])]
+    return ":".join(part if noise.shared or noise.scale != 1.0 else part[:1])
+
+
 @dataclass(frozen=True)
 class Arms:
     """Arms with piecewise constant means and rewards in [0, 1].

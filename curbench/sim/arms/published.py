@@ -46,15 +46,31 @@ def besbes_sine(arms: int, horizon: int, rng: np.random.Generator, *, variation:
     """Two arms 0.5 +- 0.3 sin(5 V pi t / (3 T)), t = 1..T, V = 3.
 
     V_T = V, less the step before t = 1, when V is a multiple of 0.3; each arm is best in half of the half-waves.
-    Source: Besbes, Gur & Zeevi 2019 (Stochastic Systems), numerical section; the variant with variation only in the
-    first and last thirds is left out.
+    Source: Besbes, Gur & Zeevi 2019 (Stochastic Systems), numerical section.
     """
+    source = "Besbes, Gur & Zeevi 2019, numerical section"
+    return _besbes("besbes_sine", horizon, variation, np.arange(1, horizon + 1) / horizon, source)
+
+
+def besbes_thirds(arms: int, horizon: int, rng: np.random.Generator, *, variation: float = 3.0) -> Arms:
+    """``besbes_sine`` whose whole variation is spent in the first and the last third, 1.5 times as fast.
+
+    The means stay as they are in the middle third, at 0.8 and 0.2 for V = 3. V_T as in ``besbes_sine``.
+    Source: Besbes, Gur & Zeevi 2019 (Stochastic Systems), numerical section; how the thirds join is recalled.
+    """
+    t = np.arange(1, horizon + 1) / horizon
+    elapsed = 1.5 * (np.minimum(t, 1 / 3) + np.maximum(t - 2 / 3, 0.0))
+    source = "Besbes, Gur & Zeevi 2019, numerical section; how the thirds join recalled"
+    return _besbes("besbes_thirds", horizon, variation, elapsed, source)
+
+
+def _besbes(name: str, horizon: int, variation: float, elapsed: Array, source: str) -> Arms:
+    """Means 0.5 +- 0.3 sin(5 V pi x / 3) at the share x f64[T] of the variation that is elapsed."""
     need(variation >= 0, "variation must be at least 0", variation)
     refuse_large(horizon, 2)
-    wave = 0.3 * np.sin(5 * variation * np.pi * np.arange(1, horizon + 1) / (3 * horizon))
+    wave = 0.3 * np.sin(5 * variation * np.pi * elapsed / 3)
     mean = np.stack([0.5 + wave, 0.5 - wave], axis=1)
-    source = "Besbes, Gur & Zeevi 2019, numerical section"
-    return Arms("besbes_sine", np.arange(horizon), mean, horizon, "dynamic", source)
+    return Arms(name, np.arange(horizon), mean, horizon, "dynamic", source)
 
 
 def flipping(arms: int, horizon: int, rng: np.random.Generator, *, gap: float = 0.3) -> Arms:
