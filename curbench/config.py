@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -106,16 +106,19 @@ def validate(model: type[Spec], value: dict[str, Any], *, reserved: Collection[s
         if first["type"] == "extra_forbidden":
             known = ", ".join(name for name in _fields(model, first["loc"][:-1]) if name not in reserved)
             raise ValueError(f"there is no setting {where!r}; choose from {known}") from None
-        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}; got {first['input']!r}") from None
+        given = "" if isinstance(first["input"], dict) else f"; got {first['input']!r}"
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}{given}") from None
 
 
 def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the model at ``path`` inside ``model``."""
     for part in path:
-        inner = model.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        annotation = model.model_fields[str(part)].annotation
+        inner = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
+        models = [one for one in inner if issubclass(one, BaseModel)]  # also of "Model | None"
+        if not models:
             break
-        model = inner
+        model = models[0]
     return list(model.model_fields)
 
 

@@ -18,7 +18,12 @@ State = dict[str, Any]
 
 
 class Actor(Protocol):
-    """What is trained: the simulated arms, or a language model. State is nested dicts of arrays and JSON scalars."""
+    """What is trained: the simulated arms, or a language model. State is nested dicts of arrays and JSON scalars.
+
+    progress  share of the budget that is used, in [0, 1]; set by the loop after every step, read by schedules
+    """
+
+    progress: float
 
     def rollout(self, selection: Selection) -> Rollouts: ...
     def reward(self, rollouts: Rollouts) -> Reward: ...
@@ -151,8 +156,9 @@ def run(
     spent             where a resumed run continues; both objects must have been restored to that point
     progress          called with what is spent after every step
     """
-    if spent is None:
-        spent = Spent()
+    fresh, spent = spent is None, spent or Spent()
+    actor.progress = budget.fraction(spent)
+    if fresh:
         record.evaluation(actor.evaluate(), spent)
         record.checkpoint({"curator": curator.state(), "actor": actor.state()}, spent)
     while not budget.reached(spent):
@@ -160,6 +166,7 @@ def run(
         rollouts = int(result.selection.rollouts.sum())
         tokens = int(result.feedback.tokens.sum())
         spent = replace(spent, steps=spent.steps + 1, rollouts=spent.rollouts + rollouts, tokens=spent.tokens + tokens)
+        actor.progress = budget.fraction(spent)
         record.step(result, spent, curator.metrics())
         done = budget.reached(spent)
         if done or (evaluate_every and spent.steps % evaluate_every == 0):

@@ -285,10 +285,18 @@ class RunRecord:
             "stratum": evaluation.stratum.tolist(),
             "eval_tokens": evaluation.tokens,
         }
+        if evaluation.averaged is not None:
+            row["averaged"] = {
+                "pass_rate": evaluation.averaged.pass_rate,
+                "success": evaluation.averaged.success.tolist(),
+                "eval_tokens": evaluation.averaged.tokens,
+            }
         self._evals.write(json.dumps(row) + "\n")
         self._evals.flush()
         if self._board:
             self._board.add_scalar("eval/pass_rate", evaluation.pass_rate, spent.steps)
+            if evaluation.averaged is not None:
+                self._board.add_scalar("eval/pass_rate_averaged", evaluation.averaged.pass_rate, spent.steps)
 
     def checkpoint(self, state: State, spent: Spent) -> None:
         """Writes the slots since the last checkpoint, then the state; a kill in between loses nothing but time."""

@@ -183,17 +183,22 @@ class Rollouts:
     offset       i64[B+1], rollouts of slot b are offset[b]:offset[b+1]
     length       i32[R], generated tokens (1 per draw in the simulator)
     policy_step  i64[R], version of the actor that generated each rollout
+    gradient_sq  f64[R] or None, squared norm of grad log pi of each rollout or what the actor has for it: the weights
+                 of baselines that need them
     """
 
     selection: Selection
     offset: Array
     length: Array
     policy_step: Array
+    gradient_sq: Array | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         offset = _freeze(self, "offset", np.int64, (len(self.selection) + 1,))
         _freeze(self, "length", np.int32, (int(offset[-1]),))
         _freeze(self, "policy_step", np.int64, (int(offset[-1]),))
+        if self.gradient_sq is not None:
+            _freeze(self, "gradient_sq", np.float64, (int(offset[-1]),))
 
 
 @dataclass(frozen=True)
@@ -342,12 +347,14 @@ class Evaluation:
     n        i64[E], completions sampled of each
     tokens   int, generated for the evaluation (not part of any training budget)
     stratum  i32[E], for results by stratum
+    averaged the same problems under averaged weights, if the actor keeps any
     """
 
     success: Array
     n: Array
     tokens: int
     stratum: Array
+    averaged: Evaluation | None = None
 
     @property
     def pass_rate(self) -> float:

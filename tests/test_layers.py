@@ -13,7 +13,7 @@ LAYERS = [
     {"kernels"},
     {"advantage", "signals", "regret"},
     {"curators", "suites"},
-    {"loop", "record", "config"},
+    {"loop", "record", "config", "schedules", "averaging"},
     {"sim", "train", "integrations"},
     {"report", "bench", "doctor"},
     {"engine", "sweep", "quickstart", "console"},

@@ -30,6 +30,7 @@ class BanditActor:
 
     def __init__(self, arms: Arms, seed: int) -> None:
         self.arms = arms
+        self.progress = 0.0
         self.seed = np.uint64(seed)
         self.round = 0
         self.visit = np.zeros(arms.count, np.int64)

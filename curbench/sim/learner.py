@@ -20,9 +20,11 @@ import numba as nb
 import numpy as np
 from scipy.special import expit
 
-from curbench.advantage import ESTIMATORS
+from curbench.averaging import Averaging, CheckpointAverage
+from curbench.kernels.contract import ESTIMATORS
 from curbench.loop import State
 from curbench.philox import REWARD, VERDICT, uniform
+from curbench.schedules import Schedule
 from curbench.types import (
     PLAIN,
     ActorView,
@@ -234,22 +236,36 @@ class LearnerRollouts(Rollouts):
 class LearnerActor:
     """A learner as an actor: it answers, is rewarded, takes a policy-gradient step and forgets. ``loop.Actor``.
 
-    skill   f64[D], what is learnt; it starts at zero
-    target  f64[D], the target gradient v, where a curator asks for one
+    schedule   what the learning rate is multiplied by over the run; default constant
+    averaging  checkpoints of the skill whose average is evaluated next to the last one; steps count updates
+    skill      f64[D], what is learnt; it starts at zero
+    target     f64[D], the target gradient v, where a curator asks for one
     """
 
-    def __init__(self, learner: Learner, seed: int) -> None:
+    def __init__(
+        self, learner: Learner, seed: int, *, schedule: Schedule | None = None, averaging: Averaging | None = None
+    ) -> None:
         self.learner = learner
+        self.progress = 0.0
+        self.schedule = schedule or Schedule()
+        self._average = CheckpointAverage(averaging) if averaging else None
+        self._updates = 0
         self.seed = np.uint64(seed)
         self.policy_step = 0
         self.skill = np.zeros(learner.train.feature.shape[1])
         self.visit = np.zeros(learner.train.stratum.size, np.int64)
         self.target = np.zeros(self.skill.size)
+        self._feature_sq = np.square(learner.train.feature).sum(axis=1)
 
     @property
     def competence(self) -> float:
         """Mean probability of a right answer over the held-out problems."""
         return float(expit(self.learner.test.logit(self.skill)).mean())
+
+    @property
+    def averaged_skill(self) -> Array | None:
+        """f64[D], the average of the kept checkpoints; None while there is none."""
+        return self._average.average()["skill"] if self._average is not None and len(self._average) else None
 
     def rollout(self, selection: Selection) -> LearnerRollouts:
         train = self.learner.train
@@ -257,12 +273,14 @@ class LearnerActor:
         nth, u = np.empty(problem.size, np.int64), np.empty(problem.size)
         count_visits_(nth, problem, self.visit)
         visit_uniform_(u, self.seed, REWARD, problem, nth)
-        right = u < expit(train.logit(self.skill, problem))
+        rate = expit(train.logit(self.skill, problem))
+        right = u < rate
         return LearnerRollouts(
             selection=selection,
             offset=np.concatenate([[0], np.cumsum(selection.rollouts)]),
             length=train.length[problem],
             policy_step=np.full(problem.size, self.policy_step),
+            gradient_sq=(train.discrimination[problem] * (right - rate)) ** 2 * self._feature_sq[problem],
             right=right,
             nth=nth,
             logprob=self._logprob(problem, right),
@@ -314,9 +332,13 @@ class LearnerActor:
             weight *= guidance.weight.reshape(weight.size, -1)[:, 0]
         total = np.add.reduceat(weight * score, first)
         if np.any(total):
-            self.skill = self.skill + self.learner.recipe.learning_rate * (total @ slope) / np.count_nonzero(weight)
+            rate = self.learner.recipe.learning_rate * self.schedule(self.progress)
+            self.skill = self.skill + rate * (total @ slope) / np.count_nonzero(weight)
             self.policy_step += 1
         self.skill = self.skill * (1.0 - self.learner.recipe.forgetting)
+        self._updates += 1
+        if self._average is not None and self._average.due(self._updates):
+            self._average.add({"skill": self.skill})
         skill = self.skill
         return UpdateReport(self.policy_step, lambda: self._report(problem, rollouts.right, skill), alignment)
 
@@ -364,20 +386,28 @@ class LearnerActor:
 
     def evaluate(self) -> Evaluation:
         """Exact expected successes of the held-out problems: no sampling noise, no tokens."""
+        averaged = self.averaged_skill
+        return self._evaluate(self.skill, None if averaged is None else self._evaluate(averaged))
+
+    def _evaluate(self, skill: Array, averaged: Evaluation | None = None) -> Evaluation:
         test = self.learner.test
         one = np.ones(test.stratum.size, np.int64)
-        return Evaluation(success=expit(test.logit(self.skill)), n=one, tokens=0, stratum=test.stratum)
+        return Evaluation(expit(test.logit(skill)), one, tokens=0, stratum=test.stratum, averaged=averaged)
 
     def state(self) -> State:
-        return {
+        own = {
             "policy_step": self.policy_step,
             "skill": self.skill.copy(),
             "visit": self.visit.copy(),
             "target": self.target.copy(),
         }
+        return own | ({} if self._average is None else {"updates": self._updates, "average": self._average.state()})
 
     def restore(self, state: State) -> None:
         self.policy_step = int(state["policy_step"])
         self.skill = state["skill"].copy()
         self.target = state["target"].copy()
         self.visit[:] = state["visit"]
+        if self._average is not None:
+            self._updates = int(state["updates"])
+            self._average.restore(state["average"])

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from curbench.averaging import Averaging
 from curbench.curators import curator_class, split_admission
 from curbench.curators.base import Curator
 from curbench.loop import Budget, Spent, State, StepResult, run
 from curbench.philox import spawn_seeds
+from curbench.schedules import Schedule
 from curbench.signals import SIGNALS, Signal
 from curbench.sim.learner import Learner, LearnerActor, make_learner
 from curbench.stats import Interval, mean_interval
@@ -47,6 +49,7 @@ class Watch:
     competence, tokens  of every step, the start included
     regret              sum over steps of max_x value(x) - mean over slots of value(x), at the skill before the step
     wasted              rollouts in degenerate groups
+    averaged            competence of averaged checkpoints at the end, None without
     """
 
     def __init__(self, actor: LearnerActor, group: int, estimator: str) -> None:
@@ -54,6 +57,7 @@ class Watch:
         self.competence, self.tokens = [actor.competence], [0]
         self.spent = Spent()
         self.regret, self.wasted = 0.0, 0
+        self.averaged: float | None = None
         self.value = actor.value(group, estimator)
 
     def step(self, result: StepResult, spent: Spent, metrics: dict[str, float]) -> None:
@@ -66,7 +70,9 @@ class Watch:
         self.value = self.actor.value(self.group, self.estimator)
 
     def evaluation(self, evaluation: Evaluation, spent: Spent) -> None:
-        """Nothing: competence is exact and costs no tokens."""
+        """Competence is exact and costs no tokens; only that of averaged checkpoints is taken from here."""
+        if evaluation.averaged is not None:
+            self.averaged = evaluation.averaged.pass_rate
 
     def checkpoint(self, state: State, spent: Spent) -> None:
         """Nothing is kept."""
@@ -76,7 +82,7 @@ class Watch:
 class LearnerSimulation:
     """Results of one curator on one learner, over seeds.
 
-    start, competence  held-out competence before and after
+    start, competence  held-out competence before and after; averaged: of averaged checkpoints at the end, or None
     area               mean competence over the tokens of a run: who is early
     target             competence that counts as arrived; reached: seeds that did; tokens_to_target: their median over
                        all seeds, None if fewer than half arrived
@@ -98,8 +104,11 @@ class LearnerSimulation:
     batch: int
     group: int
     estimator: str
+    schedule: Schedule
+    averaging: Averaging | None
     start: float
     competence: Interval
+    averaged: Interval | None
     area: Interval
     target: float
     reached: int
@@ -119,10 +128,13 @@ class LearnerSimulation:
             "batch": self.batch,
             "group": self.group,
             "estimator": self.estimator,
+            "schedule": self.schedule.model_dump(),
+            "averaging": None if self.averaging is None else self.averaging.model_dump(),
             "hyper": self.hyper,
             "resolved": self.resolved,
             "start": self.start,
             "competence": self.competence.row(),
+            "averaged": None if self.averaged is None else self.averaged.row(),
             "area": self.area.row(),
             "target": self.target,
             "reached": self.reached,
@@ -152,6 +164,8 @@ def simulate_learner(
     budget_tokens: int | None = None,
     estimator: str = "grpo",
     signal: str | None = None,
+    schedule: Schedule | None = None,
+    averaging: Averaging | None = None,
     hyper: dict[str, Any] | None = None,
     target: float | None = None,
     first_seed: int = 0,
@@ -163,6 +177,7 @@ def simulate_learner(
     curator   a name, or with an admission rule as in ``sec+nondegenerate``; "greedy" is the oracle
     budget_*  stop at the first limit reached; 200 steps when none is given
     signal    utility of a group (``signals.SIGNALS``); default the curator's own
+    schedule  of the learning rate, default constant; averaging: checkpoints whose average is evaluated at the end
     hyper     hyper-parameters of the curator
     target    competence of ``tokens_to_target``; default halfway from the start to 1
     progress  called after every seed
@@ -185,15 +200,19 @@ def simulate_learner(
     learner = make_learner(name, instance_seed=instance_seed)
     bank, horizon = learner.bank(), planned_steps(learner, budget, batch * group)
     common = {"batch": batch, "horizon": horizon, "group": group, "admission": admission} | hyper
+    schedule = schedule or Schedule()
     watched = []
     for seed in range(first_seed, first_seed + seeds):
         curator_seed, actor_seed = spawn_seeds(seed, 2)
-        actor = LearnerActor(learner, actor_seed)
+        actor = LearnerActor(learner, actor_seed, schedule=schedule, averaging=averaging)
         knows = {"actor": actor, "estimator": estimator} if label == GREEDY else {}
         made = cls(bank, seed=curator_seed, **common, **knows)
         watched.append(follow(made, actor, signal=SIGNALS[signal], budget=budget, estimator=estimator))
         progress()
-    asked = {"curator": curator, "signal": signal, "hyper": hyper, "estimator": estimator}
+    asked = {
+        **{"curator": curator, "signal": signal, "hyper": hyper, "estimator": estimator},
+        **{"schedule": schedule, "averaging": averaging},
+    }
     return _summarise(learner, made, watched, target, asked)
 
 
@@ -204,6 +223,7 @@ def _summarise(
     target = (1 + start) / 2 if target is None else target
     arrival = np.array([tokens_to(watch, target) for watch in watched])
     median = float(np.median(arrival))
+    averaged = [watch.averaged for watch in watched if watch.averaged is not None]
     return LearnerSimulation(
         learner=learner,
         resolved=example.resolved(),
@@ -212,6 +232,7 @@ def _summarise(
         group=example.group,
         start=start,
         competence=mean_interval(np.array([watch.competence[-1] for watch in watched])),
+        averaged=mean_interval(np.array(averaged)) if averaged else None,
         area=mean_interval(np.array([area(watch) for watch in watched])),
         target=target,
         reached=int(np.isfinite(arrival).sum()),

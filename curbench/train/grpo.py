@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from curbench import philox
+from curbench.averaging import Averaging, CheckpointAverage
+from curbench.schedules import Schedule
 from curbench.suites import Suite
+from curbench.train.length import LengthBudget
 from curbench.train.losses import length_mask, surrogate, token_weight
 from curbench.train.policy import Policy, Prompt, completion_logprob, decode, encode, prompt_state
 from curbench.train.rollout import Sample, TokenRollouts, sample, token_noise
+from curbench.train.snr import SignalToNoise, SNRStep
 from curbench.types import (
     PLAIN,
     ActorView,
@@ -38,7 +43,11 @@ class GRPOConfig(BaseModel):
     """Everything that an update, a rollout and an evaluation depend on, apart from the model and the seed.
 
     ratio, aggregation, clip_low, clip_high   the loss, see ``curbench.train.losses``
-    learning_rate, beta1, beta2, weight_decay AdamW with a constant rate; grad_clip bounds the gradient's norm
+    learning_rate, beta1, beta2, weight_decay AdamW; grad_clip bounds the gradient's norm
+    schedule                                  what the rate is multiplied by over the run, see ``curbench.schedules``
+    snr                                       multiplies it further, by the gradient's signal-to-noise ratio
+    averaging                                 averaged weights are evaluated next to the last ones
+    length                                    token budget and length reward, see ``curbench.train.length``
     epochs, minibatches                       passes over a batch, and optimiser steps per pass, each on whole groups
     micro_batch                               rollouts per forward pass of an update; bounds memory, never the result
     temperature, max_new_tokens               of sampling, in training and in evaluation
@@ -60,6 +69,10 @@ class GRPOConfig(BaseModel):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Schedule = Schedule()
+    snr: SNRStep | None = None
+    averaging: Averaging | None = None
+    length: LengthBudget | None = None
     grad_clip: float = Field(default=1.0, gt=0)
     epochs: int = Field(default=1, ge=1)
     minibatches: int = Field(default=1, ge=1)
@@ -80,6 +93,8 @@ class GRPOActor:
     train   suite whose bank the selections index
     test    suite of held-out problems
     seed    64-bit seed of all sampling: key of the noise, with step, rollout and position as counter
+
+    ``progress`` is the loop's: schedules of the learning rate and of the token budget read it.
     """
 
     def __init__(self, policy: Policy, train: Suite, test: Suite, *, seed: int, config: GRPOConfig) -> None:
@@ -88,10 +103,13 @@ class GRPOActor:
         self.policy = policy
         self.config = config
         self.policy_step = 0
+        self.progress = 0.0
         self._train = train
         self._test = test
         self._seed = seed
         self._rollout_step = 0
+        self._snr = SignalToNoise(config.snr) if config.snr else None
+        self._average = CheckpointAverage(config.averaging) if config.averaging else None
         self._parameter = dict(policy.model.named_parameters())
         self._target: dict[str, Tensor] = {}
         self._optimizer = torch.optim.AdamW(
@@ -117,7 +135,7 @@ class GRPOActor:
                 f"GRPO compares the rollouts of a group, so a group needs at least 2; "
                 f"got {int(selection.rollouts.min())}: choose a larger group size"
             )
-        prompt = encode(self.policy, [self._train.prompt(int(i)) for i in selection.problem])
+        prompt = self._encode(self._train, selection.problem)
         group = np.repeat(np.arange(len(selection)), selection.rollouts)
         noise = token_noise(
             self._seed, philox.ROLLOUT, self._rollout_step, np.arange(group.size), self.config.max_new_tokens
@@ -130,6 +148,7 @@ class GRPOActor:
             offset=np.concatenate([[0], np.cumsum(selection.rollouts)]),
             length=drawn.length.cpu().numpy(),
             policy_step=np.full(group.size, self.policy_step),
+            gradient_sq=drawn.gradient_sq.cpu().numpy(),
             prompt=prompt,
             group=slot,
             completion=drawn.completion,
@@ -138,10 +157,17 @@ class GRPOActor:
         )
 
     def reward(self, rollouts: Rollouts) -> Reward:
-        """The verdict of the suite's verifier on every completion."""
+        """The verdict of the suite's verifier on every completion, shaped by the length budget if there is one."""
         assert isinstance(rollouts, TokenRollouts)
         problem = np.repeat(rollouts.selection.problem, rollouts.selection.rollouts)
-        return self._verify(self._train, problem, rollouts.completion, rollouts.length)
+        verdict = self._verify(self._train, problem, rollouts.completion, rollouts.length)
+        budget = self.config.length
+        return verdict if budget is None else budget.shape(verdict, rollouts.length, self.progress)
+
+    def _encode(self, suite: Suite, problem: Array) -> Prompt:
+        text = [suite.prompt(int(i)) for i in problem]
+        budget = self.config.length
+        return encode(self.policy, text if budget is None else [budget.instruct(one, self.progress) for one in text])
 
     def _sample(self, prompt: Prompt, group: Tensor, noise: Array) -> Sample:
         uniform = torch.from_numpy(noise).to(self.policy.device)
@@ -183,6 +209,8 @@ class GRPOActor:
                         sums[name] = sums.get(name, 0.0) + number
                     steps += 1
         self.policy_step += steps > 0
+        if self._average is not None and self._average.due(self._rollout_step):
+            self._average.add({name: _to_array(p) for name, p in self._parameter.items()})
         metrics = self._metrics(rollouts, sums, steps)
         if not steps:
             return UpdateReport(self.policy_step, lambda: rollouts.logprob, alignment, metrics)
@@ -200,30 +228,62 @@ class GRPOActor:
         scale = None if factor is None else torch.tensor(factor[row], dtype=torch.float32, device=device)
         weight[chosen] = token_weight(length[chosen], weight.shape[1], config.aggregation, config.max_new_tokens, scale)
         advantage = torch.from_numpy(value).float().to(device)
-        self._optimizer.zero_grad()
         sums = dict.fromkeys(("loss", "ratio", "clipped", "log_ratio_sq", "tokens"), 0.0)
-        for part in self._micro_batches(row[value[row] != 0], rollouts.length):
-            new = self._logprob(rollouts, part)
-            width = new.shape[1]
-            term = surrogate(
-                new,
-                old[part, :width],
-                advantage[part],
-                length[part],
-                ratio=config.ratio,
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-            )
-            loss = -(weight[part, :width] * term.value).sum()
-            loss.backward()
-            sums["loss"] += float(loss.detach())
-            sums["ratio"] += float(term.ratio.sum())
-            sums["clipped"] += float(term.clipped.sum())
-            sums["log_ratio_sq"] += float(term.log_ratio.square().sum())
-            sums["tokens"] += float(length[part].sum())
+
+        def backward(rows: Array) -> None:
+            for part in self._micro_batches(rows[value[rows] != 0], rollouts.length):
+                new = self._logprob(rollouts, part)
+                width = new.shape[1]
+                term = surrogate(
+                    new,
+                    old[part, :width],
+                    advantage[part],
+                    length[part],
+                    ratio=config.ratio,
+                    clip_low=config.clip_low,
+                    clip_high=config.clip_high,
+                )
+                loss = -(weight[part, :width] * term.value).sum()
+                loss.backward()
+                sums["loss"] += float(loss.detach())
+                sums["ratio"] += float(term.ratio.sum())
+                sums["clipped"] += float(term.clipped.sum())
+                sums["log_ratio_sq"] += float(term.log_ratio.square().sum())
+                sums["tokens"] += float(length[part].sum())
+
+        self._optimizer.zero_grad()
+        rate = config.learning_rate * config.schedule(self.progress)
+        if self._snr is None:
+            backward(row)
+        else:
+            rate *= self._backward_in_parts(backward, row, rollouts.group.cpu().numpy()[row])
+        self._optimizer.param_groups[0]["lr"] = rate
+        norm_l1 = sum(float(p.grad.abs().sum()) for p in self._parameter.values() if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self._parameter.values(), config.grad_clip)
         self._optimizer.step()
-        return {**sums, "grad_norm": float(norm)}
+        return {**sums, "grad_norm": float(norm), "grad_norm_l1": norm_l1, "learning_rate": rate}
+
+    def _backward_in_parts(self, backward: Callable[[Array], None], row: Array, group: Array) -> float:
+        """Leaves the gradient of all rows, made part by part, and returns the multiplier of the rate that they say.
+
+        row    rollouts that enter the step; group: the slot of each. The groups are dealt out to the parts in turn
+        """
+        assert self._snr is not None
+        parts = self._snr.setting.parts
+        part = np.unique(group, return_inverse=True)[1] % parts
+        total = [torch.zeros_like(p) for p in self._parameter.values()]
+        part_sq = np.zeros(parts)
+        for k in range(parts):
+            backward(row[part == k])
+            for p, sum_ in zip(self._parameter.values(), total, strict=True):
+                if p.grad is not None:
+                    # Terms are normalised by the whole batch, so a part alone estimates ``parts`` times its own.
+                    part_sq[k] += float(p.grad.square().sum()) * parts**2
+                    sum_ += p.grad
+            self._optimizer.zero_grad()
+        for p, sum_ in zip(self._parameter.values(), total, strict=True):
+            p.grad = sum_
+        return self._snr.observe(part_sq, sum(float(g.square().sum()) for g in total))
 
     # --- Target gradient ----------------------------------------------------------------------------------------------
 
@@ -296,17 +356,14 @@ class GRPOActor:
         return ActorView(self._hidden, self._angle)
 
     def _hidden(self, problem: Array, depth: float = 1.0) -> Array:
-        state, mask = prompt_state(self.policy, self._prompts(problem), depth)
+        state, mask = prompt_state(self.policy, self._encode(self._train, problem), depth)
         return ((state * mask).sum(1) / mask.sum(1)).cpu().numpy()
 
     def _angle(self, problem: Array) -> Array:
-        state, mask = prompt_state(self.policy, self._prompts(problem), 1.0)
+        state, mask = prompt_state(self.policy, self._encode(self._train, problem), 1.0)
         count = mask.sum((1, 2))
         total = (torch.nn.functional.normalize(state, dim=2) * mask).sum(1).square().sum(1)
         return ((total - count) / (count * (count - 1)).clamp(min=1)).double().cpu().numpy()
-
-    def _prompts(self, problem: Array) -> Prompt:
-        return encode(self.policy, [self._train.prompt(int(i)) for i in problem])
 
     def _micro_batches(self, row: Array, length: Array) -> Iterator[Tensor]:
         """Rows in parts of at most ``micro_batch``, rollouts of like length together so that little is padding."""
@@ -346,17 +403,46 @@ class GRPOActor:
         return {
             "loss": sums.get("loss", 0.0) / max(steps, 1),
             "grad_norm": sums.get("grad_norm", 0.0) / max(steps, 1),
+            "grad_norm_l1": sums.get("grad_norm_l1", 0.0) / max(steps, 1),
             "ratio_mean": sums.get("ratio", tokens) / tokens,
             "clip_fraction": sums.get("clipped", 0.0) / tokens,
             "log_ratio_sq": sums.get("log_ratio_sq", 0.0) / tokens,
             "entropy": -float(rollouts.logprob.sum()) / float(rollouts.length.sum()),
-            "learning_rate": self.config.learning_rate if steps else 0.0,
+            "learning_rate": sums.get("learning_rate", 0.0) / max(steps, 1),
+            **self._schedule_metrics(),
         }
+
+    def _schedule_metrics(self) -> dict[str, float]:
+        """What the schedules of this run are at."""
+        metrics = {}
+        if self.config.length is not None:
+            metrics["token_budget"] = self.config.length.tokens(self.progress)
+        if self._snr is not None:
+            metrics |= {"gradient_signal": self._snr.signal, "gradient_noise": self._snr.noise}
+        return metrics
 
     # --- Evaluation and state -----------------------------------------------------------------------------------------
 
     def evaluate(self) -> Evaluation:
-        """Results on the held-out problems, sampled with the same noise whatever the run, the curator or the step."""
+        """Results on the held-out problems, sampled with the same noise whatever the run, the curator or the step.
+
+        Those of the averaged weights come with them, once there are any: that doubles the cost.
+        """
+        last = self._evaluate()
+        if self._average is None or not len(self._average):
+            return last
+        kept = {name: p.detach().clone() for name, p in self._parameter.items()}
+        self._set(self._average.average())
+        averaged = self._evaluate()
+        for name, p in self._parameter.items():
+            p.data.copy_(kept[name])
+        return replace(last, averaged=averaged)
+
+    def _set(self, parameter: dict[str, Array]) -> None:
+        for name, p in self._parameter.items():
+            p.data.copy_(torch.from_numpy(np.array(parameter[name])))
+
+    def _evaluate(self) -> Evaluation:
         config = self.config
         bank = self._test.bank
         count = min(config.evaluation_problems or len(bank), len(bank))
@@ -379,7 +465,7 @@ class GRPOActor:
 
     def _evaluate_rows(self, problem: Array, row: Array) -> Sample:
         distinct, group = np.unique(problem, return_inverse=True)
-        prompt = encode(self.policy, [self._test.prompt(int(i)) for i in distinct])
+        prompt = self._encode(self._test, distinct)
         noise = token_noise(self.config.evaluation_seed, philox.EVALUATION, 0, row, self.config.max_new_tokens)
         return self._sample(prompt, torch.from_numpy(group).to(self.policy.device), noise)
 
@@ -397,6 +483,8 @@ class GRPOActor:
             "exp_avg": {name: _to_array(s["exp_avg"]) for name, s in adam.items()},
             "exp_avg_sq": {name: _to_array(s["exp_avg_sq"]) for name, s in adam.items()},
             "target": {name: _to_array(v) for name, v in self._target.items()},
+            **({} if self._snr is None else {"snr": {"signal": self._snr.signal, "noise": self._snr.noise}}),
+            **({} if self._average is None else {"average": self._average.state()}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -412,10 +500,14 @@ class GRPOActor:
         self._target = {
             name: torch.from_numpy(np.array(v)).to(self._parameter[name]) for name, v in state["target"].items()
         }
+        self._set(state["parameter"])
+        if self._snr is not None:
+            self._snr.signal, self._snr.noise = state["snr"]["signal"], state["snr"]["noise"]
+        if self._average is not None:
+            self._average.restore(state["average"])
         for name, p in self._parameter.items():
             moment = self._optimizer.state[p]
             moment["step"].fill_(float(state["optimizer_step"]))
-            p.data.copy_(torch.from_numpy(np.array(state["parameter"][name])))
             for kind in ("exp_avg", "exp_avg_sq"):
                 moment[kind].copy_(torch.from_numpy(np.array(state[kind][name])))
 

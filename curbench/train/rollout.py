@@ -40,12 +40,17 @@ class TokenRollouts(Rollouts):
 
 @dataclass(frozen=True)
 class Sample:
-    """Sampled completions: completion i64[R, L], logprob and entropy f32[R, L], length i64[R] with the end of text."""
+    """Sampled completions: completion i64[R, L], logprob and entropy f32[R, L], length i64[R] with the end of text.
+
+    gradient_sq  f64[R], sum over tokens of |e_token - pi|^2, the squared gradient of its log-probability with respect
+                 to the logits: what is known of |grad log pi|^2 without a backward pass
+    """
 
     completion: Tensor
     logprob: Tensor
     entropy: Tensor
     length: Tensor
+    gradient_sq: Tensor
 
 
 @nb.njit(cache=True)
@@ -69,21 +74,22 @@ def token_noise(seed: int, stream: int, step: int, row: Array, width: int) -> Ar
 
 
 def draw(logit: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """One token per row, its log-probability, and the entropy of what it was drawn from.
+    """One token per row, its log-probability, and what there is to know about the distribution it was drawn from.
 
     The token is the first whose cumulative probability reaches 1 - uniform.
 
     logit    f32[R, V]
     uniform  f64[R] in [0, 1), so a token of probability zero is never drawn
-    Returns  (i64[R], f32[R], f32[R])
+    Returns  (token i64[R], its log-probability f32[R], entropy f32[R], |e_token - pi|^2 f64[R])
     """
     logprob = (logit / temperature).log_softmax(1)
-    probability = logprob.exp()
-    cumulative = logprob.double().exp().cumsum(1)
+    probability = logprob.double().exp()
+    cumulative = probability.cumsum(1)
     reach = (1.0 - uniform)[:, None] * cumulative[:, -1:]
     token = torch.searchsorted(cumulative, reach)
-    entropy = -torch.where(probability > 0, probability * logprob, 0.0).sum(1)
-    return token[:, 0], logprob.gather(1, token)[:, 0], entropy
+    entropy = -torch.where(probability > 0, probability * logprob, 0.0).sum(1).float()
+    gradient_sq = 1.0 - 2.0 * probability.gather(1, token)[:, 0] + probability.square().sum(1)
+    return token[:, 0], logprob.gather(1, token)[:, 0], entropy, gradient_sq
 
 
 @torch.no_grad()
@@ -102,15 +108,17 @@ def sample(policy: Policy, prompt: Prompt, group: Tensor, uniform: Tensor, *, te
     logprob = torch.zeros((rows, width), device=policy.device)
     entropy = torch.zeros((rows, width), device=policy.device)
     length = torch.zeros(rows, dtype=torch.int64, device=policy.device)
+    gradient_sq = torch.zeros(rows, dtype=torch.float64, device=policy.device)
     end = torch.tensor(policy.eos, device=policy.device)
     logit, cache, mask, position = start(policy, prompt, group)
     live = torch.arange(rows, device=policy.device)
     for at in range(width):
-        token, value, spread = draw(logit, uniform[live, at], temperature)
+        token, value, spread, square = draw(logit, uniform[live, at], temperature)
         completion[live, at] = token
         logprob[live, at] = value
         entropy[live, at] = spread
         length[live] += 1
+        gradient_sq[live] += square
         keep = ~torch.isin(token, end)
         if at + 1 == width or not keep.any():
             break
@@ -128,4 +136,4 @@ def sample(policy: Policy, prompt: Prompt, group: Tensor, uniform: Tensor, *, te
         )
         logit = out.logits[:, -1].float()
     longest = int(length.max())
-    return Sample(completion[:, :longest], logprob[:, :longest], entropy[:, :longest], length)
+    return Sample(completion[:, :longest], logprob[:, :longest], entropy[:, :longest], length, gradient_sq)

@@ -154,6 +154,7 @@ def result_row(directory: Path) -> dict[str, Any]:
     first, last = evals[0], evals[-1]
     after, before = (np.array(row["success"]) / np.array(row["n"]) for row in (last, first))
     change = paired_difference(after, before)
+    averaged = {"pass_rate_averaged": last["averaged"]["pass_rate"]} if "averaged" in last else {}
     return {
         "suite": spec["suite"],
         "curator": spec["curator"],
@@ -163,6 +164,7 @@ def result_row(directory: Path) -> dict[str, Any]:
         "tokens": last["tokens"],
         "pass_rate_before": first["pass_rate"],
         "pass_rate": last["pass_rate"],
+        **averaged,
         "change": {"mean": change.mean, "lo": change.lo, "hi": change.hi, "problems": change.n},
         "directory": str(directory),
     }
@@ -171,8 +173,9 @@ def result_row(directory: Path) -> dict[str, Any]:
 def describe(row: dict[str, Any]) -> str:
     """One line for people: held-out pass rate before and after, with the interval of the change."""
     change = row["change"]
+    averaged = f" ({row['pass_rate_averaged']:.3f} averaged)" if "pass_rate_averaged" in row else ""
     return (
         f"{row['suite']}/{row['curator']} seed {row['seed']}  {row['steps']} steps, {row['tokens']} tokens  "
-        f"pass rate {row['pass_rate_before']:.3f} -> {row['pass_rate']:.3f}  "
+        f"pass rate {row['pass_rate_before']:.3f} -> {row['pass_rate']:.3f}{averaged}  "
         f"change {change['mean']:+.3f} [{change['lo']:+.3f}, {change['hi']:+.3f}] over {change['problems']} problems"
     )

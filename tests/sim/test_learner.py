@@ -12,8 +12,10 @@ from scipy.special import expit
 
 from curbench import kernels
 from curbench.advantage import group_advantage
+from curbench.averaging import Averaging
 from curbench.curators import CURATORS, curator_class
 from curbench.loop import Budget, run, step
+from curbench.schedules import Schedule
 from curbench.signals import SIGNALS
 from curbench.sim.alignment import ALIGNMENT, RULES, alignment_competence
 from curbench.sim.learner import LEARNERS, LearnerActor, make_learner, teaching
@@ -89,6 +91,40 @@ def test_the_gradient_is_that_of_the_log_probabilities():
         np.testing.assert_allclose(actor.target, numeric[b], atol=1e-8)
     actor.update(rollouts, advantage, np.ones(3, bool))
     np.testing.assert_allclose(actor.skill, start + 0.25 * numeric.mean(axis=0), atol=1e-8)
+
+
+def test_gradient_norms_are_those_of_the_log_probabilities():
+    actor = LearnerActor(make_learner("plain"), 1)
+    actor.skill = np.random.default_rng(0).normal(size=32)
+    rollouts = actor.rollout(fixed([10, 310], group=3))
+    train, flat = actor.learner.train, np.repeat([10, 310], 3)
+    p = expit(train.logit(actor.skill, flat))
+    score = train.discrimination[flat] * (rollouts.right - p)
+    np.testing.assert_allclose(rollouts.gradient_sq, np.square(score[:, None] * train.feature[flat]).sum(axis=1))
+    assert practise(actor, [10, 310], steps=3, estimator="oblr")[3].policy_step > 0
+
+
+def test_the_schedule_multiplies_the_step_by_the_progress_of_the_budget():
+    late, half = (
+        LearnerActor(make_learner("plain"), 1, schedule=s)
+        for s in (Schedule(name="linear"), Schedule(name="linear", final=1))
+    )
+    late.progress = 0.5
+    practise(late, [10, 310])
+    practise(half, [10, 310])
+    np.testing.assert_allclose(late.skill, 0.5 * half.skill)
+
+
+def test_the_last_skills_are_averaged():
+    actor = LearnerActor(make_learner("plain"), 1, averaging=Averaging(every=2, count=2, kind="mean"))
+    assert actor.evaluate().averaged is None
+    kept = []
+    for _ in range(3):
+        practise(actor, [10, 310], steps=2)
+        kept.append(actor.skill)
+    practise(actor, [10, 310])
+    np.testing.assert_allclose(actor.averaged_skill, (kept[1] + kept[2]) / 2)
+    assert actor.evaluate().averaged.pass_rate != actor.evaluate().pass_rate == pytest.approx(actor.competence)
 
 
 def test_degenerate_groups_and_rejected_groups_teach_nothing():
@@ -273,7 +309,8 @@ def test_every_kind_of_curator_trains_it_and_continues_exactly(name):
 
     def parts():
         common = {"seed": 1, "batch": 6, "horizon": 6, "group": 4, "admission": "nondegenerate"}
-        return curator_class(name)(learner.bank(), **common, **QUICK.get(name, {})), LearnerActor(learner, 7)
+        late = {"schedule": Schedule(name="cosine", warmup=0.4), "averaging": Averaging(every=1, count=3)}
+        return curator_class(name)(learner.bank(), **common, **QUICK.get(name, {})), LearnerActor(learner, 7, **late)
 
     def go(curator, actor, **since):
         record = Memory()
@@ -290,6 +327,7 @@ def test_every_kind_of_curator_trains_it_and_continues_exactly(name):
     rest = go(again, resumed, spent=spent)
     assert actor.policy_step > 0
     np.testing.assert_array_equal(actor.skill, resumed.skill)
+    np.testing.assert_array_equal(actor.averaged_skill, resumed.averaged_skill)
     for a, b in zip(whole.steps[spent.steps :], rest.steps, strict=True):
         np.testing.assert_array_equal(a.selection.problem, b.selection.problem)
         np.testing.assert_array_equal(a.feedback.utility, b.feedback.utility)

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy.stats import spearmanr
 
 from curbench.suites import load
 from curbench.train.grpo import GRPOActor, GRPOConfig
+from curbench.train.length import triangle
 from curbench.train.policy import load_policy
+from curbench.train.snr import signal_and_noise
 from curbench.types import PLAIN, Guidance, Selection, Target
 
 TRAIN, TEST = load("countdown", "train"), load("countdown", "test")
@@ -248,12 +251,117 @@ def test_the_first_pass_is_on_policy_and_later_ones_are_not(llama_folder):
     assert many.state()["optimizer_step"] == 6
 
 
+def test_the_gradient_does_not_depend_on_the_parts_that_tell_signal_from_noise(llama_folder):
+    whole, parts = (gradient(llama_folder, snr=snr) for snr in (None, {"parts": 3}))
+    np.testing.assert_allclose(whole, parts, atol=2e-6 * np.abs(whole).max() + 1e-7)
+
+
+def test_signal_and_noise_are_those_of_the_parts(llama_folder):
+    """Four groups dealt to two parts; each part's gradient, twice its share of the batch's, estimates the same."""
+    first = gradient(llama_folder, ADVANTAGE * np.repeat([2.0, 0.0, 2.0, 0.0], G), aggregation="constant")
+    second = gradient(llama_folder, ADVANTAGE * np.repeat([0.0, 2.0, 0.0, 2.0], G), aggregation="constant")
+    both = [float(part @ part) for part in (first, second, (first + second) / 2)]
+    signal, noise = signal_and_noise(np.array(both[:2]), both[2])
+    actor = make_actor(llama_folder, aggregation="constant", snr={"parts": 2, "memory": 0.0, "floor": 1e-3})
+    metrics = actor.update(actor.rollout(selection()), ADVANTAGE, ALL).metrics
+    assert metrics["gradient_signal"] == pytest.approx(signal, rel=1e-3)
+    assert metrics["gradient_noise"] == pytest.approx(noise, rel=1e-3)
+    assert metrics["learning_rate"] == pytest.approx(1e-2 * max(1e-3, signal / (signal + noise)), rel=1e-3)
+
+
+def test_a_schedule_sets_the_rate_of_the_step(llama_folder):
+    late = make_actor(llama_folder, schedule={"name": "linear"})
+    late.progress = 0.75
+    slow = make_actor(llama_folder, learning_rate=2.5e-3)
+    for actor in (late, slow):
+        metrics = actor.update(actor.rollout(selection()), ADVANTAGE, ALL).metrics
+        assert metrics["learning_rate"] == pytest.approx(2.5e-3)
+    assert torch.equal(weights(late), weights(slow))
+
+
+def test_averaged_weights_are_evaluated_and_put_away_again():
+    shipped = {"learning_rate": 1e-3, "max_new_tokens": 12, "evaluation_problems": 48}
+    actor = make_actor(None, averaging={"every": 1, "count": 2, "kind": "mean"}, **shipped)
+    assert actor.evaluate().averaged is None
+    seen = []
+    for step in range(3):
+        actor.update(actor.rollout(selection()), ADVANTAGE * (-1) ** step, ALL)
+        seen.append(weights(actor))
+    last = weights(actor)
+    result = actor.evaluate()
+    assert torch.equal(weights(actor), last)
+    averaged = make_actor(None, **shipped)
+    torch.nn.utils.vector_to_parameters((seen[1] + seen[2]) / 2, averaged.policy.model.parameters())
+    assert result.averaged.tokens == averaged.evaluate().tokens != result.tokens
+    assert result.averaged.averaged is None
+
+
+def test_a_length_budget_shapes_the_reward_and_not_success(llama_folder):
+    plain, shaped = (make_actor(llama_folder, length=b) for b in (None, {"start": 6, "end": 2, "drops": None}))
+    plain.progress = shaped.progress = 0.5
+    rollouts = shaped.rollout(selection())
+    verdict, reward = plain.reward(rollouts), shaped.reward(rollouts)
+    np.testing.assert_array_equal(reward.success, verdict.success)
+    expected = 0.6 * verdict.reward + 0.3 * triangle(rollouts.length, 6 * (1 / 3) ** 0.5)
+    np.testing.assert_allclose(reward.reward, expected)
+
+
+def test_an_instruction_reaches_training_and_evaluation(llama_folder):
+    budget = {"start": 60, "end": 20, "instruction": "{budget} tokens! "}
+    plain, told = (make_actor(llama_folder, length=b) for b in (None, budget))
+    width = [actor.rollout(selection()).prompt.id.shape[1] for actor in (plain, told)]
+    assert width[1] - width[0] == len("60 tokens! ")
+    plain, told = (make_actor(None, length=b) for b in (None, budget))
+    assert plain.evaluate().tokens != told.evaluate().tokens
+
+
+def test_gradient_proxies_are_sums_over_tokens_of_the_logits_gradient(llama_folder):
+    actor = make_actor(llama_folder)
+    rollouts = actor.rollout(selection())
+    found = []
+    for row in range(B * G):
+        one = rollouts.prompt.select(rollouts.group[row : row + 1])
+        n = int(rollouts.length[row])
+        full = torch.cat([one.id, rollouts.completion[row : row + 1, :n]], dim=1)
+        mask = torch.cat([one.mask, torch.ones(1, n, dtype=torch.int64)], dim=1)
+        logit = actor.policy.model(full, attention_mask=mask).logits[0, -n - 1 : -1].double().detach().requires_grad_()
+        logprob = logit.log_softmax(1).gather(1, rollouts.completion[row, :n, None]).sum()
+        found.append(float(torch.autograd.grad(logprob, logit)[0].square().sum()))
+    np.testing.assert_allclose(rollouts.gradient_sq, found, rtol=1e-3)
+
+
+def test_gradient_proxies_order_a_groups_rollouts_better_than_lengths():
+    """Spearman's rank correlation with the exact squared gradient norms, averaged over groups, on the shipped model."""
+    actor = make_actor(None, max_new_tokens=20)
+    rollouts = actor.rollout(selection(problem=(3, 900, 1800, 2700, 3600, 4500), group=8))
+    exact = []
+    for row in range(48):
+        actor.policy.model.zero_grad()
+        actor._logprob(rollouts, torch.tensor([row]))[0, : int(rollouts.length[row])].sum().backward()
+        exact.append(sum(float(p.grad.square().sum()) for p in actor.policy.model.parameters()))
+
+    def agreement(weight):
+        group = zip(weight.reshape(6, 8), np.reshape(exact, (6, 8)), strict=True)
+        return np.mean([spearmanr(w, e)[0] for w, e in group if np.ptp(w)])
+
+    assert agreement(rollouts.gradient_sq) > 0.5 > agreement(rollouts.length)
+
+
 def test_metrics_are_finite_and_always_the_same(llama_folder):
     actor = make_actor(llama_folder)
     rollouts = actor.rollout(selection())
     idle = actor.update(rollouts, ADVANTAGE, ~ALL).metrics
     busy = actor.update(rollouts, ADVANTAGE, ALL).metrics
-    names = {"loss", "grad_norm", "ratio_mean", "clip_fraction", "log_ratio_sq", "entropy", "learning_rate"}
+    names = {
+        "loss",
+        "grad_norm",
+        "grad_norm_l1",
+        "ratio_mean",
+        "clip_fraction",
+        "log_ratio_sq",
+        "entropy",
+        "learning_rate",
+    }
     assert set(idle) == set(busy) == names
     assert np.isfinite([*idle.values(), *busy.values()]).all()
     assert busy["entropy"] > 4  # a random model is close to uniform over 257 tokens: log 257 = 5.5
@@ -279,8 +387,12 @@ def run_steps(actor, count):
         actor.update(rollouts, ADVANTAGE, np.arange(B) != step)
 
 
-def test_continuing_from_a_state_is_exact_to_the_bit(llama_folder):
-    whole, begun, resumed = make_actor(llama_folder), make_actor(llama_folder), make_actor(llama_folder)
+EVERYTHING = {"snr": {"parts": 2}, "averaging": {"every": 2, "count": 2}, "length": {"start": 6, "end": 3}}
+
+
+@pytest.mark.parametrize("config", [{}, EVERYTHING])
+def test_continuing_from_a_state_is_exact_to_the_bit(llama_folder, config):
+    whole, begun, resumed = (make_actor(llama_folder, **config) for _ in range(3))
     run_steps(whole, 2)
     run_steps(begun, 2)
     state = begun.state()
@@ -290,6 +402,9 @@ def test_continuing_from_a_state_is_exact_to_the_bit(llama_folder):
     run_steps(resumed, 3)
     assert torch.equal(weights(whole), weights(resumed))
     np.testing.assert_array_equal(whole.rollout(selection()).logprob, resumed.rollout(selection()).logprob)
+    one, other = whole.state(), resumed.state()
+    for kind in one.keys() & {"snr", "average"}:
+        np.testing.assert_equal(one[kind], other[kind])
 
 
 def test_a_state_is_nested_dicts_of_arrays_and_integers(llama_folder):

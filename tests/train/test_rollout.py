@@ -105,7 +105,7 @@ def test_decoded_text_leaves_out_the_end_of_text(policy):
 def test_draws_follow_the_distribution():
     logit = torch.log(torch.tensor([0.5, 0.0, 0.3, 0.2]))
     uniform = torch.from_numpy(token_noise(3, philox.ROLLOUT, 0, np.arange(40_000), 1))[:, 0]
-    token, logprob, entropy = draw(logit.expand(40_000, 4), uniform, 1.0)
+    token, logprob, entropy, _ = draw(logit.expand(40_000, 4), uniform, 1.0)
     share = np.bincount(token, minlength=4) / 40_000
     np.testing.assert_allclose(share, [0.5, 0.0, 0.3, 0.2], atol=0.0125)  # 5 standard errors
     np.testing.assert_allclose(logprob, logit[token], atol=1e-6)
@@ -114,7 +114,7 @@ def test_draws_follow_the_distribution():
 
 def test_the_extreme_uniforms_draw_tokens_of_positive_probability():
     logit = torch.log(torch.tensor([[0.0, 0.4, 0.6, 0.0]])).expand(2, 4)
-    token, _, _ = draw(logit, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), 1.0)
+    token, *_ = draw(logit, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), 1.0)
     assert token.tolist() == [2, 1]
 
 

@@ -13,6 +13,7 @@ import pytest
 from curbench.config import validate
 from curbench.sweep import run_grid
 from curbench.train.run import TrainSpec, run_directory, train
+from curbench.train.snr import SignalToNoise, SNRStep
 
 SMALL = {
     "suite": "countdown",
@@ -22,7 +23,9 @@ SMALL = {
     "group": 4,
     "evaluate_every": 4,
     "checkpoint_every": 2,
-    "grpo": {"evaluation_problems": 12, "threads": 1},
+    "grpo": {"evaluation_problems": 12, "threads": 1}
+    | {"schedule": {"name": "cosine", "warmup": 0.3}, "snr": {"parts": 2}, "averaging": {"every": 2, "count": 2}}
+    | {"length": {"start": 12, "end": 6}},
     "curator_set": {"dormant": "1", "warmup": "1", "candidates": "64"},
 }
 
@@ -67,8 +70,24 @@ COMMAND = [
     *("--set", "budget_steps=6", "--set", "batch=4", "--set", "group=4"),
     *("--set", "evaluate_every=4", "--set", "checkpoint_every=2"),
     *("--set", "grpo.evaluation_problems=12", "--set", "grpo.threads=1"),
+    *("--set", "grpo.schedule.name=cosine", "--set", "grpo.schedule.warmup=0.3", "--set", "grpo.snr.parts=2"),
+    *("--set", "grpo.averaging.every=2", "--set", "grpo.averaging.count=2"),
+    *("--set", "grpo.length.start=12", "--set", "grpo.length.end=6"),
     *("--set", "actor_curator.dormant=1", "--set", "actor_curator.warmup=1", "--set", "actor_curator.candidates=64"),
 ]
+
+
+def test_schedules_follow_the_budget_and_averages_are_evaluated_beside_the_last_weights(whole):
+    row, expected = whole
+    actor = [step["actor"] for step in expected["steps.jsonl"]]
+    assert [one["token_budget"] for one in actor] == pytest.approx([12 * 0.5 ** (x / 3) for x in (0, 0, 1, 2, 2, 3)])
+    schedule, snr = spec().grpo.schedule, SignalToNoise(SNRStep(parts=2))
+    for step, one in enumerate(actor):
+        snr.signal, snr.noise = one["gradient_signal"], one["gradient_noise"]
+        assert one["learning_rate"] == pytest.approx(3e-4 * schedule(step / 6) * snr.multiplier)
+    averaged = ["averaged" in evaluation for evaluation in expected["evals.jsonl"]]
+    assert averaged == [False, True, True]
+    assert row["pass_rate_averaged"] == expected["evals.jsonl"][-1]["averaged"]["pass_rate"]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
