@@ -73,7 +73,7 @@ def token_noise(seed: int, stream: int, step: int, row: Array, width: int) -> Ar
     return _uniform_table(np.uint64(seed), stream, step, np.asarray(row, np.int64), width)
 
 
-def draw(logit: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def draw(logit: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One token per row, its log-probability, and what there is to know about the distribution it was drawn from.
 
     The token is the first whose cumulative probability reaches 1 - uniform.
