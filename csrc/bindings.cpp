@@ -109,6 +109,47 @@ void bind_mirror_step(py::module_& m) {
   });
 }
 
+void bind_mirror_tree(py::module_& m) {
+  const auto tree = [](py::handle state, int64_t arms) { return MirrorTree{arms, at<double>(state)}; };
+  m.def("mirror_tree_size", &cpu::mirror_tree_size);
+  m.def("mirror_tree_build", [=](py::handle state, int64_t arms, py::handle probability, py::handle fault,
+                                 int threads) {
+    const MirrorTree args = tree(state, arms);
+    const double* start = at<double>(probability);
+    int64_t* wrong = at<int64_t>(fault);
+    const py::gil_scoped_release release;
+    return cpu::mirror_tree_build(args, start, wrong, threads);
+  });
+  m.def("mirror_tree_step", [=](py::handle state, int64_t arms, py::handle arm, py::handle loss, int64_t slots,
+                                double eta, double floor, double share, py::handle id, py::handle value,
+                                py::handle fault, int threads) {
+    check(slots == 0 || arms <= INT64_MAX / 2 / slots, "arms times slots must stay below 2^62");
+    const MirrorTreeStep args = {tree(state, arms), at<int64_t>(arm), at<double>(loss), slots, eta, floor, share,
+                                 at<int64_t>(id), at<double>(value), at<int64_t>(fault)};
+    const py::gil_scoped_release release;
+    return cpu::mirror_tree_step(args, threads);
+  });
+  m.def("mirror_tree_draw", [=](py::handle state, int64_t arms, int64_t count, int design, double mix, uint64_t seed,
+                                uint32_t step, py::handle arm, py::handle propensity, py::handle probability,
+                                py::handle id, py::handle value) {
+    check(arms <= INT64_MAX / 2 / count, "arms times count must stay below 2^62");
+    const MirrorTreeDraw args = {tree(state, arms), count, static_cast<Design>(design), mix, seed, step,
+                                 at<int64_t>(arm), at<double>(propensity), at<double>(probability), at<int64_t>(id),
+                                 at<double>(value)};
+    const py::gil_scoped_release release;
+    return cpu::mirror_tree_draw(args);
+  });
+  m.def("mirror_tree_read", [=](py::handle state, int64_t arms, py::handle arm, int64_t n, py::handle probability,
+                                py::handle fault) {
+    cpu::mirror_tree_read(tree(state, arms), at<int64_t>(arm), n, at<double>(probability), at<int64_t>(fault));
+  });
+  m.def("mirror_tree_settle", [=](py::handle state, int64_t arms, int threads) {
+    const MirrorTree args = tree(state, arms);
+    const py::gil_scoped_release release;
+    cpu::mirror_tree_settle(args, threads);
+  });
+}
+
 // setup.py looks for it in the file, so it must be there in one piece.
 [[gnu::used]] const char kBuildNote[] = CURBENCH_CUDA_NOTE;
 
@@ -151,6 +192,7 @@ PYBIND11_MODULE(_C, m) {
   bind_policy_improvement(m);
   bind_score_bank(m);
   bind_mirror_step(m);
+  bind_mirror_tree(m);
   bind_doors(m);
   m.def("build_info", &build_info);
   m.def("cuda_status", &cuda_status);

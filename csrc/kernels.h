@@ -59,7 +59,7 @@ struct PolicyImprovement {
   int64_t* fault;      // [4]: row with bad length, row with bad ratio, group with bad bounds, group with bad utility
 };
 
-enum class Design : int { kIid, kSystematic };
+enum class Design : int { kIid, kSystematic, kRace };
 
 struct ScoreBank {
   const float* feature;  // [N, F], rows stride apart
@@ -107,12 +107,53 @@ struct MirrorStep {
 
 int64_t mirror_step_workspace(int64_t arms);
 
+// Online mirror descent in a sum tree, on the CPU: cpu/mirror_tree.cpp.
+struct MirrorTree {
+  int64_t arms;   // K
+  double* state;  // [mirror_tree_size(K)], best where a cache line starts
+};
+
+struct MirrorTreeStep {
+  MirrorTree tree;
+  const int64_t* arm;  // [m]
+  const double* loss;  // [m]
+  int64_t slots;       // m; K m < 2^62
+  double eta;
+  double floor;
+  double share;
+  int64_t* id;     // [m], workspace
+  double* value;   // [3 m], workspace
+  int64_t* fault;  // [2]: slot whose arm is outside, slot whose loss is not finite
+};
+
+struct MirrorTreeDraw {
+  MirrorTree tree;
+  int64_t count;
+  Design design;
+  double mix;
+  uint64_t seed;
+  uint32_t step;
+  int64_t* arm;  // [count], as the two below
+  double* propensity;
+  double* probability;
+  int64_t* id;    // [count], workspace
+  double* value;  // [2 count], workspace
+};
+
 namespace cpu {
 
 void group_advantage(const GroupAdvantage& args, int threads);
 void policy_improvement(const PolicyImprovement& args, int threads);
 BankTotals score_bank(const ScoreBank& args, int threads);
 bool mirror_step(const MirrorStep& args, int threads);  // false: see mirror_step.h
+
+int64_t mirror_tree_size(int64_t arms);
+// False when the sum of the probabilities overflows or is 0; *fault is the arm of one that is negative or not finite.
+bool mirror_tree_build(const MirrorTree& args, const double* probability, int64_t* fault, int threads);
+bool mirror_tree_step(const MirrorTreeStep& args, int threads);  // false, and unchanged: an exponent overflows
+int64_t mirror_tree_draw(const MirrorTreeDraw& args);  // -1, or how many arms can be drawn
+void mirror_tree_read(const MirrorTree& args, const int64_t* arm, int64_t n, double* probability, int64_t* fault);
+void mirror_tree_settle(const MirrorTree& args, int threads);  // afterwards state[8 .. 8 + K] are the values
 
 // Sum of 64-bit words, for measuring what one thread can read.
 uint64_t read_words(const uint64_t* word, int64_t count);

@@ -15,6 +15,7 @@ constexpr uint32_t kDraw = 0;
 constexpr uint32_t kSystematic = 1;
 constexpr uint32_t kRace = 24;       // and kRace + 1; see race.h
 constexpr uint32_t kFloorRace = 26;  // and kFloorRace + 1
+constexpr uint32_t kArrival = 30;
 
 struct Words {
   uint32_t w[4];

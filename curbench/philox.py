@@ -29,6 +29,7 @@ PROBE = 15  # problems that are rolled out to learn about them, not to train on 
 POSTERIOR = 20  # posterior samples of Thompson sampling (index = arm and attempt, step = round)
 RACE = 24  # arrival times of an exponential race, high words (index and word: csrc/race.h); low words under RACE + 1
 FLOOR_RACE = 26  # the same for the uniform floor, low words under FLOOR_RACE + 1
+ARRIVAL = 30  # waiting times of a draw without replacement from a tree (index = number of arms drawn before)
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

@@ -7,17 +7,19 @@ number of threads.
 
 from curbench.kernels.advantage import group_advantage
 from curbench.kernels.bank import score_bank
-from curbench.kernels.contract import BankDraw, GroupAdvantage, PolicyImprovement
+from curbench.kernels.contract import ArmDraw, BankDraw, GroupAdvantage, PolicyImprovement
 from curbench.kernels.extension import build_info, cuda_status
 from curbench.kernels.improvement import policy_improvement
-from curbench.kernels.mirror import mirror_step
+from curbench.kernels.mirror import MirrorTree, mirror_step
 
 OPS = {op.__name__: op for op in (group_advantage, policy_improvement, score_bank, mirror_step)}
 
 __all__ = [
     "OPS",
+    "ArmDraw",
     "BankDraw",
     "GroupAdvantage",
+    "MirrorTree",
     "PolicyImprovement",
     "build_info",
     "cuda_status",

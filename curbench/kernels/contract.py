@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 ESTIMATORS = ("grpo", "dr_grpo", "rloo")  # the order of csrc/kernels.h, as in the two below
 RATIOS = ("sequence_mean", "sequence", "token_mean")
 DESIGNS = ("iid", "systematic")
+TREE_DESIGNS = (*DESIGNS, "race")
 
 # Systematic draws take a candidate for certain above this probability; see csrc/score_bank.h.
 CERTAIN = 1.0 - 2.0**-30
@@ -37,6 +38,12 @@ class BankDraw(NamedTuple):
     probability: Any  # f64[count], softmax of the score, without the floor
     score: Any  # f32[M]
     log_normaliser: float  # log sum exp(score)
+
+
+class ArmDraw(NamedTuple):
+    arm: Any  # i64[count]
+    propensity: Any  # f64[count], of the draw (iid) or of inclusion
+    probability: Any  # f64[count], of the arm in one draw, without the mix
 
 
 def require(ok: bool, message: str) -> None:
@@ -90,6 +97,15 @@ def mirror_options(eta: float, floor: float, share: float) -> None:
     unit_interval("share", share)
 
 
+def tree_draw_options(arms: int, count: int, design: str, mix: float, seed: int, step: int) -> None:
+    choice("design", design, TREE_DESIGNS)
+    unit_interval("mix", mix)
+    random_options(seed, step)
+    require(count >= 1, f"count must be at least 1; got {count!r}")
+    distinct = design == "iid" or count <= arms
+    require(distinct, f"a {design} draw has no duplicates, so count must be at most the {arms} arms; got {count!r}")
+
+
 def group_size(size: Any, slots: int) -> int:
     require(bool(size >= 1 and slots % size == 0), f"a group size must divide the {slots} rollouts; got {size!r}")
     return int(size)
@@ -136,17 +152,21 @@ def bank_fault(fault: list[int], candidate: Any, problems: int) -> None:
         raise ValueError(f"a score must be finite; that of problem {problem} is not: check feature and weight")
 
 
-def unreachable(count: int, reachable: int) -> ValueError:
+def unreachable(count: int, reachable: int, design: str = "systematic", remedy: str = "") -> ValueError:
     return ValueError(
-        f"a systematic draw of {count} needs as many candidates of positive probability; "
-        f"{reachable} have one: pass floor > 0, or a higher temperature"
+        f"a {design} draw of {count} needs as many candidates of positive probability; "
+        f"{reachable} have one: pass {remedy or 'floor > 0, or a higher temperature'}"
     )
+
+
+def outside_fault(slot: int, arms: int, arm: Any) -> None:
+    if slot != NO_FAULT:
+        raise ValueError(f"an arm must be in [0, {arms}); slot {slot} has {int(arm[slot])!r}")
 
 
 def mirror_fault(fault: list[int], solved: bool, probability: Any, arm: Any, loss: Any) -> None:
     outside, bad_loss, bad = fault
-    if outside != NO_FAULT:
-        raise ValueError(f"an arm must be in [0, {len(probability)}); slot {outside} has {int(arm[outside])!r}")
+    outside_fault(outside, len(probability), arm)
     if bad_loss != NO_FAULT:
         raise ValueError(f"loss must be finite; slot {bad_loss} has {float(loss[bad_loss])!r}")
     if bad != NO_FAULT:

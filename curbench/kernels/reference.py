@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from curbench.kernels import contract
-from curbench.kernels.contract import NO_FAULT, BankDraw, GroupAdvantage, PolicyImprovement
+from curbench.kernels.contract import NO_FAULT, ArmDraw, BankDraw, GroupAdvantage, PolicyImprovement
 
 
 def first(bad: Any) -> int:
@@ -132,7 +132,7 @@ def uniforms(seed: int, stream: int, step: int, n: int) -> Any:
     return np.array([philox.uniform(np.uint64(seed), stream, step, k) for k in range(n)])
 
 
-def inclusion(q: Any, count: int) -> tuple[Any, Any]:
+def inclusion(q: Any, count: int, remedy: str = "") -> tuple[Any, Any]:
     """(pi = min(1, c q) f64[M] summing to ``count``, which are certain bool[M]), by sorting.
 
     >>> inclusion(np.array([0.8, 0.1, 0.1]), 2)[0]
@@ -146,11 +146,25 @@ def inclusion(q: Any, count: int) -> tuple[Any, Any]:
     while k < count and rest[k] > 0.0 and ranked[k] >= contract.CERTAIN * rest[k] / left[k]:
         k += 1
     if k < count and rest[k] <= 0.0:
-        raise contract.unreachable(count, k)
+        raise contract.unreachable(count, k, remedy=remedy)
     certain = np.zeros(len(q), bool)
     certain[order[:k]] = True
     scale = left[k] / rest[k] if k < count else 0.0
     return np.where(certain, 1.0, scale * q), certain
+
+
+def systematic(q: Any, count: int, seed: int, step: int, remedy: str = "") -> tuple[Any, Any]:
+    """(rows i64[count], their inclusion probability f64[count]): the certain ones, then equally spaced points."""
+    from curbench import philox  # as in uniforms
+
+    propensity, certain = inclusion(q, count, remedy)
+    sure, rest = np.flatnonzero(certain), np.flatnonzero(~certain)
+    left = count - len(sure)
+    prefix = np.cumsum(q[rest])
+    point = (uniforms(seed, philox.SYSTEMATIC, step, 1) + np.arange(left)) / max(left, 1)
+    drawn = np.append(sure, rest[np.searchsorted(prefix, point * prefix[-1], side="right")] if left else [])
+    drawn = drawn.astype(np.int64)
+    return drawn, propensity[drawn]
 
 
 def score_bank(
@@ -187,15 +201,10 @@ def score_bank(
         propensity = q
         prefix = np.cumsum(q)
         drawn = np.searchsorted(prefix, uniforms(seed, philox.DRAW, step, count) * prefix[-1], side="right")
+        propensity = propensity[drawn]
     else:
-        propensity, certain = inclusion(q, count)
-        sure, rest = np.flatnonzero(certain), np.flatnonzero(~certain)
-        left = count - len(sure)
-        prefix = np.cumsum(q[rest])
-        point = (uniforms(seed, philox.SYSTEMATIC, step, 1) + np.arange(left)) / max(left, 1)
-        drawn = np.append(sure, rest[np.searchsorted(prefix, point * prefix[-1], side="right")] if left else [])
-        drawn = drawn.astype(np.int64)
-    return BankDraw(row[drawn].astype(np.int64), propensity[drawn], p[drawn], score, log_normaliser)
+        drawn, propensity = systematic(q, count, seed, step)
+    return BankDraw(row[drawn].astype(np.int64), propensity, p[drawn], score, log_normaliser)
 
 
 def mirror_step(
@@ -240,3 +249,56 @@ def mirror_step(
     k = int(np.flatnonzero(held)[-1])
     p = np.maximum(low, scale[k] * p)
     return (1.0 - share) * p / p.sum() + share / arms
+
+
+class MirrorTree:
+    """See ``curbench.kernels.MirrorTree``; here a table.
+
+    >>> MirrorTree([0.0, 2.0]).draw(1, seed=0).arm
+    array([1])
+    """
+
+    def __init__(self, probability: Any) -> None:
+        none = np.zeros(0, np.int64)
+        self.p = mirror_step(probability, none, loss=none, eta=0.0)
+
+    def step_(self, arm: Any, *, loss: Any, eta: float, floor: float = 0.0, share: float = 0.0) -> None:
+        self.p = mirror_step(self.p, arm, loss=loss, eta=eta, floor=floor, share=share)
+
+    def probability(self, arm: Any = None) -> Any:
+        return self.p if arm is None else self.p[arm]
+
+    def draw(self, count: int, *, design: str = "iid", mix: float = 0.0, seed: int, step: int = 0) -> ArmDraw:
+        from curbench import philox  # as in uniforms
+
+        contract.tree_draw_options(len(self.p), count, design, mix, seed, step)
+        q = (1.0 - mix) * self.p + mix / len(self.p)
+        if design == "race":
+            arm, propensity = race(q, count, seed, step, "mix > 0")
+        elif design == "systematic":
+            arm, propensity = systematic(q, count, seed, step, "mix > 0")
+        else:
+            prefix = np.cumsum(q)
+            arm = np.searchsorted(prefix, uniforms(seed, philox.DRAW, step, count) * prefix[-1], side="right")
+            propensity = q[arm]
+        return ArmDraw(arm, propensity, self.p[arm])
+
+
+def race(q: Any, count: int, seed: int, step: int, remedy: str = "") -> tuple[Any, Any]:
+    """(arms i64[count], their probability f64[count] of coming before the first arm that is not drawn)."""
+    from curbench import philox  # as in uniforms
+
+    left, drawn, index = q.copy(), np.zeros(0, np.int64), 0
+    while len(drawn) < count:
+        if left.sum() <= 0.0:
+            raise contract.unreachable(count, len(drawn), "race", remedy)
+        end = index + count - len(drawn)
+        prefix = np.cumsum(left)
+        point = uniforms(seed, philox.DRAW, step, end)[index:] * prefix[-1]
+        arm = np.searchsorted(prefix, point, side="right")
+        drawn = np.append(drawn, arm[np.sort(np.unique(arm, return_index=True)[1])])
+        left[drawn], index = 0.0, end
+    mass = np.append(np.cumsum(q[drawn][::-1])[::-1], 0.0) + left.sum()  # of those still to come, at every arrival
+    with np.errstate(divide="ignore"):  # when all are drawn
+        time = (-np.log1p(-uniforms(seed, philox.ARRIVAL, step, count + 1)) / mass).sum()
+    return drawn, -np.expm1(-q[drawn] * time)
