@@ -2,7 +2,8 @@
 
 Every op takes ``backend="auto" | "reference" | "cpu" | "cuda"`` and ``threads``. "auto" is "cuda" for CUDA tensors and
 "cpu" for the rest; a back-end that is absent is an error, never a slower path. Results have the same bits for every
-number of threads.
+number of threads. Arrays are numpy's, torch's, or whatever exports DLPack, and are read where they lie; results are
+tensors for tensors, and for what lies on a GPU, else numpy arrays.
 """
 
 from curbench.kernels.advantage import group_advantage

@@ -1,9 +1,11 @@
-"""Arrays in and out: numpy, or torch on any device, by pointer and without a copy of what is large.
+"""Arrays in and out: numpy, torch, or whatever exports DLPack, by pointer and without a copy of what is large.
 
-torch is never imported here: whoever passes a tensor has done so.
+Exports from the CPU become numpy arrays, as do the results; exports from a GPU become tensors. torch is imported only
+for those: whoever passes a tensor has done so.
 """
 
 import contextlib
+import importlib
 import sys
 from typing import Any
 
@@ -32,10 +34,15 @@ class Numpy:
     on_cuda = False
 
     def owns(self, value: Any) -> bool:
-        return not is_tensor(value)
+        return place_of(value) is self
 
-    def cast(self, value: Any) -> Any:
-        return np.asarray(value)
+    def cast(self, name: str, value: Any) -> Any:
+        if isinstance(value, np.ndarray) or not exports(value):
+            return np.asarray(value)
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(f"numpy cannot take {name} by DLPack ({error}): pass an array or a tensor") from error
 
     def dtype(self, array: Any) -> str:
         return DTYPE_NAMES.get(array.dtype) or str(array.dtype)
@@ -76,17 +83,19 @@ class Torch:
     """Where tensors of one device live; CUDA work goes to that device's current stream."""
 
     def __init__(self, device: Any):
-        self.torch = sys.modules["torch"]
+        self.torch = importlib.import_module("torch")
         self.device = device
         self.name = f"torch on {device}"
         self.on_cuda = device.type == "cuda"
         require(device.type in ("cpu", "cuda"), f"tensors must be on a CPU or CUDA device; got {device}")
 
     def owns(self, value: Any) -> bool:
-        return is_tensor(value) and value.device == self.device
+        if is_tensor(value):
+            return value.device == self.device
+        return self.on_cuda and exports(value) and place_of(value).name == self.name
 
-    def cast(self, value: Any) -> Any:
-        return value
+    def cast(self, name: str, value: Any) -> Any:
+        return value if is_tensor(value) else self.torch.from_dlpack(value)
 
     def dtype(self, array: Any) -> str:
         return str(array.dtype).removeprefix("torch.")
@@ -128,12 +137,29 @@ Place = Numpy | Torch
 _NUMPY = Numpy()
 
 
+DLPACK_DEVICES = {1: "cpu", 2: "cuda", 3: "cpu", 13: "cuda"}  # host memory is pinned in 3, all is managed in 13
+
+
 def is_tensor(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def exports(value: Any) -> bool:
+    return hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")
 
 
 def place_of(value: Any) -> Place:
-    return Torch(value.device) if is_tensor(value) else _NUMPY
+    if isinstance(value, np.ndarray):
+        return _NUMPY
+    if is_tensor(value):
+        return Torch(value.device)
+    if not exports(value):
+        return _NUMPY
+    kind, index = value.__dlpack_device__()
+    device = DLPACK_DEVICES.get(int(kind))
+    require(device is not None, f"arrays must be on a CPU or CUDA device; got one on DLPack device {int(kind)}")
+    return _NUMPY if device == "cpu" else Torch(importlib.import_module("torch").device("cuda", int(index)))
 
 
 def runs_reference(backend: str, place: Place, threads: int) -> bool:
@@ -167,7 +193,7 @@ def owned(place: Place, name: str, value: Any, ndim: int) -> Any:
     if not place.owns(value):
         other = place_of(value)
         raise ValueError(f"{name} must live where the first argument does, {place.name}; it is {other.name}")
-    array = place.cast(value)
+    array = place.cast(name, value)
     require(array.ndim == ndim, f"{name} must have {ndim} axis or axes; got shape {tuple(array.shape)}")
     return array
 
