@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from html import escape
 from itertools import cycle, islice
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -204,16 +205,22 @@ def ratio_figure(rows: list[dict[str, Any]]) -> str:
 
 def learning_figure(suite: str, curve: dict[str, Curve]) -> str:
     """Held-out pass rate against generated tokens: mean over seeds, band over problems, thin lines per seed."""
+    label = {name: fill(name, 100) for name in curve}
+    lines = sum(text.count("\n") + 1 for text in label.values())
+    below = max(map(len, curve)) > 40  # long labels would cover the curves
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 4.2))
+        figure, axis = plt.subplots(figsize=(7.2, 4.2 + 0.18 * lines * below))
         for colour, (name, one) in zip(_colours(), curve.items(), strict=False):
-            axis.plot(one.tokens, one.mean, color=colour, linewidth=2, marker="o", markersize=3, label=name)
+            axis.plot(one.tokens, one.mean, color=colour, linewidth=2, marker="o", markersize=3, label=label[name])
             axis.fill_between(one.tokens, one.lo, one.hi, color=colour, alpha=0.12, linewidth=0)
             for tokens, rate in one.seed:
                 axis.plot(tokens, rate, color=colour, linewidth=0.6, alpha=0.6)
         axis.set(xlabel="generated training tokens, rejected ones included", ylabel="held-out pass rate", title=suite)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x else "0"))
-        axis.legend(fontsize=8, loc="lower right")
+        if below:
+            figure.legend(fontsize=8, loc="outside lower center")
+        else:
+            axis.legend(fontsize=8, loc="lower right")
         return svg(figure, f"Learning curves on {suite}")
 
 

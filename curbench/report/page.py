@@ -120,7 +120,7 @@ def _result_row(row: Result) -> list[str]:
         f"{row.steps:.0f}",
         f"{row.tokens:.0f}",
         f"{row.before:.3f}",
-        f"{row.after:.3f}",
+        f"{row.after:.3f}" + ("" if row.averaged is None else f" ({row.averaged:.3f} averaged)"),
         _interval(row.change),
         versus,
         f"{100 * row.degenerate:.0f} %",

@@ -32,6 +32,7 @@ class Result(NamedTuple):
     tokens: float
     before: float
     after: float
+    averaged: float | None  # after, under averaged weights, if every seed kept any
     change: Interval  # after minus before, paired over held-out problems
     versus_uniform: Interval | None  # after minus uniform's after, paired likewise
     degenerate: float  # share of groups with all rewards equal
@@ -78,7 +79,14 @@ def _differing(setting: dict[str, Any], among: list[dict[str, Any]]) -> list[str
     """Texts name=value of those settings of one run that are not the same in all."""
     names = sorted({name for one in among for name in one})
     value = {name: {str(one.get(name, "default")) for one in among} for name in names}
-    return [f"{name}={setting.get(name, 'default')}" for name in names if len(value[name]) > 1]
+    return [
+        f"{name}={setting.get(name, 'default')}" for name in names if len(value[name]) > 1 and _shown(name, setting)
+    ]
+
+
+def _shown(name: str, setting: dict[str, Any]) -> bool:
+    """Whether a label says it: not what is off, nor the parts of an optional group that the run does not have."""
+    return setting[name] is not None if name in setting else "." not in name
 
 
 def _require_other_seed(label: str, one: TrainingRun, other: TrainingRun) -> None:
@@ -138,6 +146,7 @@ def results(runs: list[TrainingRun]) -> list[Result]:
                 tokens=float(np.mean([row["tokens"] for row in last])),
                 before=float(before.mean()),
                 after=float(after[name].mean()),
+                averaged=_averaged(last),
                 change=paired_difference(after[name], before),
                 versus_uniform=versus,
                 degenerate=float(np.mean([row["degenerate"] for row in step])) if step else float("nan"),
@@ -145,6 +154,11 @@ def results(runs: list[TrainingRun]) -> list[Result]:
             )
         )
     return table
+
+
+def _averaged(last: list[dict[str, Any]]) -> float | None:
+    rate = [row["averaged"]["pass_rate"] for row in last if "averaged" in row]
+    return float(np.mean(rate)) if len(rate) == len(last) else None
 
 
 def _comparable(one: TrainingRun, other: TrainingRun) -> bool:

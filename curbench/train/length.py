@@ -45,8 +45,8 @@ class LengthBudget(BaseModel):
 
     start, end   tokens of the budget at the start and the end of the run
     decay        "exponential" start (end / start)^x or "linear" start + (end - start) x, at least 1
-    drops        the budget falls this many times at equal distances (x = min(1, floor(z (drops + 1)) / drops)); None:
-                 continuously (x = z)
+    drops        the budget falls this many times at equal distances, x = min(1, floor(z (drops + 1)) / drops); with 0
+                 it falls continuously, x = z
     reward       "triangle" or "band"
     correct      weight of the suite's reward; length: of the length reward. The paper's third term, for tags around
                  the reasoning, has nothing to look at in our suites
@@ -65,7 +65,7 @@ class LengthBudget(BaseModel):
     start: int = Field(ge=1)
     end: int = Field(ge=1)
     decay: Literal["exponential", "linear"] = "exponential"
-    drops: int | None = Field(default=3, ge=1)
+    drops: int = Field(default=3, ge=0)
     reward: Literal["triangle", "band"] = "triangle"
     correct: float = Field(default=0.6, ge=0)
     length: float = Field(default=0.3, ge=0)
@@ -79,7 +79,7 @@ class LengthBudget(BaseModel):
 
     def tokens(self, z: float) -> float:
         """The budget when the share z in [0, 1] of the run's own budget is used."""
-        x = z if self.drops is None else min(1.0, int(z * (self.drops + 1)) / self.drops)
+        x = min(1.0, int(z * (self.drops + 1)) / self.drops) if self.drops else z
         if self.decay == "linear":
             return float(self.start + (self.end - self.start) * x)
         return float(self.start * (self.end / self.start) ** x)

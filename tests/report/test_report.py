@@ -85,6 +85,17 @@ def test_runs_of_other_settings_are_no_seeds_of_one_another():
     assert alone["sec (grpo.learning_rate=0.1)"].versus_uniform is None  # uniform was trained otherwise
 
 
+def test_optional_settings_label_only_the_runs_that_have_them_and_averages_stand_beside_the_last_weights(tmp_path):
+    ends = ((0, 0, [0, 0, 1, 1]), (1, 100, [1, 1, 1, 1]))
+    plain = training_run("uniform", 0, *ends, grpo={"averaging": None})
+    kept = training_run("uniform", 0, *ends, grpo={"averaging": {"every": 5}})
+    kept.evaluation[-1]["averaged"] = {"pass_rate": 0.875}
+    table = {row.curator: row.averaged for row in results([plain, kept])}
+    assert table == {"uniform": None, "uniform (grpo.averaging.every=5)": 0.875}
+    write_report([write_run(tmp_path, kept)], tmp_path / "report.html")
+    assert "<td>1.000 (0.875 averaged)</td>" in (tmp_path / "report.html").read_text()
+
+
 def test_a_curators_own_settings_label_its_runs_and_leave_the_comparison_with_uniform():
     ends = ((0, 0, [0, 0, 1, 1]), (1, 100, [1, 1, 1, 1]))
     runs = [training_run("sec", 0, *ends, curator_set=own) for own in ({}, {"alpha": "0.1"})]

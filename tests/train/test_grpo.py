@@ -297,7 +297,7 @@ def test_averaged_weights_are_evaluated_and_put_away_again():
 
 
 def test_a_length_budget_shapes_the_reward_and_not_success(llama_folder):
-    plain, shaped = (make_actor(llama_folder, length=b) for b in (None, {"start": 6, "end": 2, "drops": None}))
+    plain, shaped = (make_actor(llama_folder, length=b) for b in (None, {"start": 6, "end": 2, "drops": 0}))
     plain.progress = shaped.progress = 0.5
     rollouts = shaped.rollout(selection())
     verdict, reward = plain.reward(rollouts), shaped.reward(rollouts)

@@ -35,21 +35,21 @@ def test_the_budget_drops_like_the_papers(step):
 
 
 def test_a_continuous_budget_is_that_of_mid_training():
-    budget = LengthBudget(start=800, end=160, drops=None)
+    budget = LengthBudget(start=800, end=160, drops=0)
     for z in (0.0, 0.3, 1.0):
         assert budget.tokens(z) == pytest.approx(800 * 0.2**z)
 
 
 def test_a_linear_budget():
     assert [LengthBudget(start=10, end=4, decay="linear", drops=2).tokens(z) for z in (0.0, 0.34, 0.67)] == [10, 7, 4]
-    assert LengthBudget(start=10, end=4, decay="linear", drops=None).tokens(0.5) == 7
+    assert LengthBudget(start=10, end=4, decay="linear", drops=0).tokens(0.5) == 7
 
 
 @given(
     start=st.integers(2, 500),
     end=st.integers(1, 500),
     decay=st.sampled_from(["linear", "exponential"]),
-    drops=st.sampled_from([None, 1, 4]),
+    drops=st.sampled_from([0, 1, 4]),
     z=share,
     more=share,
 )
@@ -69,13 +69,13 @@ def test_shaping_leaves_success_alone():
 
 
 def test_an_instruction_states_the_budget():
-    budget = LengthBudget(start=10, end=5, drops=None, instruction="Use {budget} tokens. ")
+    budget = LengthBudget(start=10, end=5, drops=0, instruction="Use {budget} tokens. ")
     assert budget.instruct("2+2=", 0.0) == "Use 10 tokens. 2+2="
     assert budget.instruct("2+2=", 1.0) == "Use 5 tokens. 2+2="
     assert LengthBudget(start=10, end=5).instruct("2+2=", 0.0) == "2+2="
 
 
-@pytest.mark.parametrize("setting", [{"end": 0}, {"drops": 0}, {"reward": "box"}, {"instruction": "Be brief."}])
+@pytest.mark.parametrize("setting", [{"end": 0}, {"drops": -1}, {"reward": "box"}, {"instruction": "Be brief."}])
 def test_bad_budgets_are_refused(setting):
     with pytest.raises(ValidationError):
         LengthBudget(**({"start": 10, "end": 5} | setting))
