@@ -78,6 +78,9 @@ class Numpy:
     def guard(self) -> Any:
         return contextlib.nullcontext()
 
+    def wants_gradient(self, *values: Any) -> bool:
+        return False
+
 
 class Torch:
     """Where tensors of one device live; CUDA work goes to that device's current stream."""
@@ -131,6 +134,9 @@ class Torch:
 
     def guard(self) -> Any:
         return self.torch.cuda.device(self.device) if self.on_cuda else contextlib.nullcontext()
+
+    def wants_gradient(self, *values: Any) -> bool:
+        return self.torch.is_grad_enabled() and any(is_tensor(value) and value.requires_grad for value in values)
 
 
 Place = Numpy | Torch

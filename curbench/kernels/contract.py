@@ -107,7 +107,8 @@ def tree_draw_options(arms: int, count: int, design: str, mix: float, seed: int,
 
 
 def group_size(size: Any, slots: int) -> int:
-    require(bool(size >= 1 and slots % size == 0), f"a group size must divide the {slots} rollouts; got {size!r}")
+    if size < 1 or slots % size != 0:  # not by require, whose sentence torch.compile could not trace
+        raise ValueError(f"a group size must divide the {slots} rollouts; got {size!r}")
     return int(size)
 
 

@@ -44,7 +44,8 @@ def policy_improvement(
                 float32. A row without tokens has ratio 1
     ratio_clip  upper bound of a row's ratio, at least 1, or None
     check       as for ``group_advantage``
-    Returns     PolicyImprovement: utility f64[B], ratio f64[R], tokens i64[R]
+    Returns     PolicyImprovement: utility f64[B], ratio f64[R], tokens i64[R]. Tensors that require a gradient give
+                tensors that have one; see ``operators``
     Raises      ValueError if an argument breaks its rule; RuntimeError if the back-end is absent.
     Source      sequence_mean: the ratio of GSPO, Zheng et al. 2025; token_mean: the surrogate of GRPO, unclipped.
 
@@ -54,6 +55,11 @@ def policy_improvement(
     array([0.5])
     """
     place = place_of(new_logprob)
+    if backend == "auto" and place.wants_gradient(new_logprob, old_logprob, advantage):
+        from curbench.kernels import operators  # here, because it imports torch
+
+        options = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip, "check": check}
+        return operators.policy_improvement(new_logprob, old_logprob, advantage, group, **options, threads=threads)
     improvement_options(mask, length, ratio_clip)
     code = choice("ratio", ratio, RATIOS)
     on_reference = runs_reference(backend, place, threads)

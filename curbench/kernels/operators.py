@@ -1,0 +1,198 @@
+"""The ops as torch operators: for ``torch.compile``, which sees one node and no graph break, and for gradients.
+
+Importing this module registers ``torch.ops.curbench.*``; the functions here have the signatures of those in
+``curbench.kernels``, without a back-end, and take tensors only. A call costs some microseconds more than there.
+
+``policy_improvement`` has gradients. The others have none: policy gradients hold advantages fixed (so rewards need no
+gradient), draws are not differentiable, and a mirror step is the update itself. Asking for one is an error of torch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curbench import kernels
+from curbench.kernels.contract import GroupAdvantage, PolicyImprovement, group_size
+
+
+def _count(offset: Tensor | None, size: int, slots: int) -> int:
+    return slots // size if offset is None else offset.shape[0] - 1
+
+
+def _group(offset: Tensor | None, size: int) -> Any:
+    return size if offset is None else offset
+
+
+def _offset(group: Any, slots: int) -> tuple[Tensor | None, int]:
+    return (group, 0) if isinstance(group, Tensor) else (None, group_size(group, slots))
+
+
+@torch.library.custom_op("curbench::group_advantage", mutates_args=())
+def _group_advantage(
+    reward: Tensor,
+    offset: Tensor | None,
+    size: int,
+    estimator: str,
+    ddof: int,
+    eps: float,
+    singleton: str,
+    success: Tensor | None,
+    check: bool,
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    options = {"estimator": estimator, "ddof": ddof, "eps": eps, "singleton": singleton, "success": success}
+    result = kernels.group_advantage(reward, _group(offset, size), **options, check=check, threads=threads)
+    return *result[:6], result.n.new_empty(0) if success is None else result.success
+
+
+@_group_advantage.register_fake
+def _(reward, offset, size, estimator, ddof, eps, singleton, success, check, threads):
+    groups = _count(offset, size, reward.shape[0])
+    n = reward.new_empty(groups, dtype=torch.int64)
+    mean, var, spread = (reward.new_empty(groups, dtype=torch.float64) for _ in range(3))
+    degenerate = reward.new_empty(groups, dtype=torch.bool)
+    counted = n.new_empty(0 if success is None else groups)
+    return torch.empty_like(reward, memory_format=torch.contiguous_format), n, mean, var, degenerate, spread, counted
+
+
+def group_advantage(
+    reward: Tensor,
+    group: Any,
+    *,
+    estimator: str = "grpo",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    singleton: str = "zero",
+    success: Tensor | None = None,
+    check: bool = True,
+    threads: int = 1,
+) -> GroupAdvantage:
+    """See ``curbench.kernels.group_advantage``.
+
+    >>> group_advantage(torch.tensor([0.0, 1.0]), 2, estimator="rloo").advantage
+    tensor([-1.,  1.])
+    """
+    offset, size = _offset(group, reward.shape[0])
+    options = (estimator, ddof, eps, singleton, success, check, threads)
+    *fields, counted = _group_advantage(reward, offset, size, *options)
+    return GroupAdvantage(*fields, None if success is None else counted)
+
+
+@torch.library.custom_op("curbench::policy_improvement", mutates_args=())
+def _policy_improvement(
+    new_logprob: Tensor,
+    old_logprob: Tensor,
+    advantage: Tensor,
+    offset: Tensor | None,
+    size: int,
+    mask: Tensor | None,
+    length: Tensor | None,
+    ratio: str,
+    ratio_clip: float | None,
+    check: bool,
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tail = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip, "check": check}
+    group = _group(offset, size)
+    return tuple(kernels.policy_improvement(new_logprob, old_logprob, advantage, group, **tail, threads=threads))
+
+
+@_policy_improvement.register_fake
+def _(new_logprob, old_logprob, advantage, offset, size, mask, length, ratio, ratio_clip, check, threads):
+    rows = new_logprob.shape[0]
+    utility = new_logprob.new_empty(_count(offset, size, rows), dtype=torch.float64)
+    return utility, utility.new_empty(rows), new_logprob.new_empty(rows, dtype=torch.int64)
+
+
+def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
+    new_logprob, old_logprob, advantage, offset, size, mask, length, kind, clip, *_ = inputs
+    _, ratio, tokens = output
+    ctx.save_for_backward(new_logprob, old_logprob, advantage, offset, mask, length, ratio, tokens)
+    ctx.size, ctx.kind, ctx.clip = size, kind, clip
+
+
+def _backward(ctx: Any, for_utility: Tensor, for_ratio: Tensor, _: Tensor) -> tuple:
+    """With U_b = mean_i (r_i - 1) A_i: dU / dA_i = (r_i - 1) / n_b, dU / dr_i = A_i / n_b, and for a token that counts
+    dr_i / dnew_t = r_i / L_i (sequence_mean), r_i (sequence), rho_t / L_i (token_mean); 0 where r_i is at the clip.
+    """
+    new_logprob, old_logprob, advantage, offset, mask, length, ratio, tokens = ctx.saved_tensors
+    if offset is None:
+        share = (for_utility / ctx.size).repeat_interleave(ctx.size)
+    else:
+        n = offset.diff()
+        share = torch.repeat_interleave(for_utility / n, n, output_size=ratio.shape[0])
+    for_advantage = (share * (ratio - 1.0)).to(advantage.dtype)
+
+    slope = share * advantage + for_ratio
+    if ctx.clip is not None:
+        slope = slope * (ratio < ctx.clip)
+    if ctx.kind != "token_mean":
+        slope = slope * ratio
+    if ctx.kind != "sequence":
+        slope = slope / tokens.clamp_min(1)
+    counts = torch.arange(new_logprob.shape[1], device=ratio.device) < length[:, None] if mask is None else mask.bool()
+    per_token = slope.float()[:, None]
+    if ctx.kind == "token_mean":
+        per_token = per_token * (new_logprob - old_logprob).exp()
+    for_new = torch.where(counts, per_token, 0.0)  # padding may be NaN
+    return for_new, -for_new, for_advantage, *[None] * 8
+
+
+torch.library.register_autograd("curbench::policy_improvement", _backward, setup_context=_save)
+
+
+def policy_improvement(
+    new_logprob: Tensor,
+    old_logprob: Tensor,
+    advantage: Tensor,
+    group: Any,
+    *,
+    mask: Tensor | None = None,
+    length: Tensor | None = None,
+    ratio: str = "sequence_mean",
+    ratio_clip: float | None = None,
+    check: bool = True,
+    threads: int = 1,
+) -> PolicyImprovement:
+    """See ``curbench.kernels.policy_improvement``. Utility and ratio have gradients for both log-probabilities and the
+    advantage; a ratio at its clip has none.
+
+    >>> new = torch.zeros(1, 2, requires_grad=True)
+    >>> policy_improvement(new, torch.zeros(1, 2), torch.tensor([4.0]), 1, length=torch.tensor([2])).utility.backward()
+    >>> new.grad
+    tensor([[2., 2.]])
+    """
+    offset, size = _offset(group, new_logprob.shape[0])
+    tail = (mask, length, ratio, ratio_clip, check, threads)
+    return PolicyImprovement(*_policy_improvement(new_logprob, old_logprob, advantage, offset, size, *tail))
+
+
+@torch.library.custom_op("curbench::mirror_step", mutates_args=())
+def _mirror_step(
+    probability: Tensor, arm: Tensor, loss: Tensor, eta: float, floor: float, share: float, threads: int
+) -> Tensor:
+    return kernels.mirror_step(probability, arm, loss=loss, eta=eta, floor=floor, share=share, threads=threads)
+
+
+@_mirror_step.register_fake
+def _(probability, arm, loss, eta, floor, share, threads):
+    return probability.new_empty(probability.shape[0], dtype=torch.float64)
+
+
+def mirror_step(
+    probability: Tensor,
+    arm: Tensor,
+    *,
+    loss: Tensor,
+    eta: float,
+    floor: float = 0.0,
+    share: float = 0.0,
+    threads: int = 1,
+) -> Tensor:
+    """See ``curbench.kernels.mirror_step``.
+
+    >>> mirror_step(torch.tensor([1.0, 3.0]), torch.tensor([0]), loss=torch.zeros(1), eta=1.0)
+    tensor([0.2500, 0.7500], dtype=torch.float64)
+    """
+    return _mirror_step(probability, arm, loss, eta, floor, share, threads)
