@@ -37,7 +37,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
 
-@nb.njit
+@nb.njit(forceinline=True)
 def philox4x32(c0, c1, c2, c3, k0, k1):
     """The four 32-bit words of block (c0, c1, c2, c3) under key (k0, k1), as uint64 scalars.
 
@@ -84,6 +84,35 @@ def uniform_pair(seed, stream, step, index):
     first = (float(w[0] >> np.uint64(5)) * 67108864.0 + float(w[1] >> np.uint64(6))) * (1.0 / 9007199254740992.0)
     second = (float(w[2] >> np.uint64(5)) * 67108864.0 + float(w[3] >> np.uint64(6))) * (1.0 / 9007199254740992.0)
     return first, second
+
+
+_uniform = nb.njit(forceinline=True)(uniform.py_func)  # so that the loops below become vector code: 1 ns a number
+
+
+@nb.njit
+def uniform_(u, seed, stream, step):
+    """Fills u f64[n] with the numbers at (0, step) to (n - 1, step): those of the slots of one round.
+
+    >>> u = np.empty(2); uniform_(u, 7, DRAW, 3); bool(u[1] == uniform(7, DRAW, 3, 1))
+    True
+    """
+    for j in range(u.size):
+        u[j] = _uniform(seed, stream, step, j)
+
+
+@nb.njit
+def uniform_rounds_(u, rounds, seed, stream, step):
+    """Fills u f64[m * rounds] with the numbers of m slots in ``rounds`` rounds: u[j * rounds + t] is (j, step + t)."""
+    for j in range(u.size // rounds):
+        for t in range(rounds):
+            u[j * rounds + t] = _uniform(seed, stream, step + t, j)
+
+
+@nb.njit
+def uniform_run_(u, first, count, seed, stream, step, index):
+    """Fills u[first : first + count] with the numbers at (index, step) to (index + count - 1, step)."""
+    for i in range(count):
+        u[first + i] = _uniform(seed, stream, step, index + i)
 
 
 def spawn_seeds(seed, count):

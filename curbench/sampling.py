@@ -15,31 +15,31 @@ the arrays they are given: a simulated round costs less than a memory allocation
 import numba as nb
 import numpy as np
 
-from curbench.philox import CANDIDATE, DRAW, ORDER, SYSTEMATIC, WITHIN, uniform
+from curbench.philox import CANDIDATE, DRAW, ORDER, SYSTEMATIC, WITHIN, uniform, uniform_
 
 
 @nb.njit
-def iid_arm_(arm, p, seed, step):
-    """Fills arm i64[B] with independent draws from p f64[K] by inversion; slot j uses the uniform at (step, j).
+def iid_arm_(arm, p, u):
+    """Fills arm i64[B] with independent draws from p f64[K] by inversion of u f64[B], uniform numbers in [0, 1).
 
-    >>> arm = np.empty(3, np.int64); iid_arm_(arm, np.array([0.0, 1.0]), 0, 0); arm
-    array([1, 1, 1])
+    >>> arm = np.empty(3, np.int64); iid_arm_(arm, np.array([0.5, 0.5]), np.array([0.0, 0.6, 0.4])); arm
+    array([0, 1, 0])
     """
     last = p.size - 1
     while p[last] == 0.0:  # absorbs what the prefix sum may miss of 1 by rounding
         last -= 1
     if arm.size == 1:  # half a scan on average; the same sums as below, hence the same draw
-        u, reach = uniform(seed, DRAW, step, 0), 0.0
+        reach = 0.0
         arm[0] = last
         for i in range(last):
             reach += p[i]
-            if u < reach:
+            if u[0] < reach:
                 arm[0] = i
                 break
         return
     prefix = np.cumsum(p)
     for j in range(arm.size):
-        arm[j] = min(np.searchsorted(prefix, uniform(seed, DRAW, step, j), side="right"), last)
+        arm[j] = min(np.searchsorted(prefix, u[j], side="right"), last)
 
 
 @nb.njit
@@ -136,7 +136,9 @@ def problem_without_replacement_(slot, member, start, size, seed, step):
 @nb.njit
 def select_iid_(problem, propensity, p, member, start, size, seed, step):
     """Fills problem i64[B] and the propensity f64[B] of each single draw, iid over arms with probabilities p."""
-    iid_arm_(problem, p, seed, step)
+    u = np.empty(problem.size)
+    uniform_(u, seed, DRAW, step)
+    iid_arm_(problem, p, u)
     for j in range(problem.size):
         propensity[j] = p[problem[j]] / size[problem[j]]
     problem_with_replacement_(problem, member, start, size, seed, step)

@@ -132,7 +132,7 @@ def force_(index, rounds, period):
 
 
 @nb.njit(error_model="numpy")
-def draw_best(core, arm, q, seed, step):
+def draw_best(core, arm, q, u, step):
     """Fills arm i64[m] with the best arm and q f64[m] with 1: what drawing from a point mass comes to, in O(1)."""
     for j in range(arm.size):
         arm[j] = core.best[0]

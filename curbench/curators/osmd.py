@@ -16,18 +16,22 @@ from typing import Any, Literal, NamedTuple
 import numba as nb
 import numpy as np
 
+from curbench.compiled import hot
+from curbench.curators.exponential import draw_from_tree, fill_from_tree, keep_in_range_, multiply_, normalise_
 from curbench.curators.tabular import Design, MirrorStep, TabularCurator, Unit, unit_interval
-from curbench.mirror import copy_, exponentiated_step_, mix_, project_on_floor_, share_
+from curbench.mirror import copy_, share_
 from curbench.regret import mix_slack
+from curbench.sumtree import add_, build_, sum_tree, total
 from curbench.types import Array, Bank
 
 Method = Literal["clip", "share", "mix", "restart"]
 
 
 class OsmdCore(NamedTuple):
-    p: Array  # what is drawn from
-    weight: Array  # what the steps move: p itself, but for "mix"
-    stepped: Array  # the normalised mirror step before sharing or restarting, for "mix" also the weight before it
+    p: Array  # what is drawn from, written out by ``fill_core``
+    weight: Array  # what the steps move, unnormalised
+    tree: Array  # sum tree of the weights
+    stepped: Array  # the normalised mirror step before sharing or restarting; for "mix" also the weights before it
     eta: float
     floor: float  # of one arm: gamma / K
     share: float
@@ -37,24 +41,67 @@ class OsmdCore(NamedTuple):
     high: float
 
 
-@nb.njit
+@hot
 def update_core(core, arm, expected, utility, step):
     """One mirror step on the loss 1 - y, y the utility mapped from [low, high] to [0, 1] and clipped."""
-    k = core.p.size
-    if core.mix > 0.0:
-        for i in range(k):
-            core.stepped[k + i] = core.weight[i]
     for j in range(utility.size):
         loss = 1.0 - unit_interval(utility[j], core.low, core.high)
-        exponentiated_step_(core.weight, arm[j], loss / expected[j], core.eta)
-    project_on_floor_(core.weight, core.floor)
+        if loss != 0.0:
+            multiply_(core, arm[j], -core.eta * loss / expected[j])
+    keep_in_range_(core)
+    if core.floor > 0.0:
+        lift_(core, arm)
+    if core.share > 0.0 or core.restart_every > 0:
+        move_all_(core, step)
+
+
+@nb.njit(error_model="numpy")
+def lift_(core, arm):
+    """KL projection on {p_i >= floor} after a step that lowered the weights of the drawn arms.
+
+    All other probabilities rise when the mass is made up, so none of them can be below the floor: with F the drawn arms
+    that are, p = floor on F and the rest is scaled to 1 - |F| floor. F only grows as the scale falls.
+    """
+    lifted, more = 0, True
+    while more:
+        more = False
+        scale = (1.0 - lifted * core.floor) / total(core.tree)
+        for j in range(arm.size):
+            i = arm[j]
+            # the tolerance is for floors near 1 / K, where rounding must not put all arms into F
+            if core.weight[i] > 0.0 and scale * core.weight[i] < core.floor * (1.0 - 1e-11):
+                add_(core.tree, i, -core.weight[i])
+                core.weight[i] = 0.0  # marks it
+                lifted += 1
+                more = True
+    for j in range(arm.size):
+        if core.weight[arm[j]] == 0.0:
+            core.weight[arm[j]] = core.floor / scale
+            add_(core.tree, arm[j], core.weight[arm[j]])
+
+
+@nb.njit(error_model="numpy")
+def move_all_(core, step):
+    """Sharing, or a restart when one is due; O(K), and keeps the step before it for the certificate."""
+    normalise_(core)
     copy_(core.stepped, core.weight)
-    if core.mix > 0.0:
-        mix_(core.p, core.weight, core.mix)
     if core.share > 0.0:
-        share_(core.p, core.share)
-    if core.restart_every > 0 and (step + 1) % core.restart_every == 0:
-        core.p.fill(1.0 / core.p.size)
+        share_(core.weight, core.share)
+    elif (step + 1) % core.restart_every == 0:
+        core.weight.fill(1.0 / core.weight.size)
+    build_(core.tree, core.weight)
+
+
+@nb.njit(error_model="numpy")
+def fill_core(core):
+    """Writes what is drawn from to ``core.p``, and for "mix" the weights before and after the step to ``stepped``."""
+    k = core.p.size
+    fill_from_tree(core)
+    if core.mix > 0.0:
+        mass = total(core.tree)
+        for i in range(k):
+            core.stepped[k + i] = core.stepped[i]
+            core.stepped[i] = core.weight[i] / mass
 
 
 def effective_arms(arms: int, batch: int) -> float:
@@ -83,7 +130,9 @@ class Osmd(TabularCurator):
     Source  OSMD: Bubeck & Cesa-Bianchi 2012 section 5; the tunings are those of docs/maths.md.
     """
 
+    draw_core = staticmethod(draw_from_tree)
     update_core = staticmethod(update_core)
+    fill_core = staticmethod(fill_core)
 
     def __init__(
         self,
@@ -133,7 +182,8 @@ class Osmd(TabularCurator):
         p = np.full(k, 1.0 / k)
         self.core = OsmdCore(
             p=p,
-            weight=p.copy() if mix > 0.0 else p,
+            weight=p.copy(),
+            tree=sum_tree(p),
             stepped=np.full(2 * k if mix > 0.0 else k, 1.0 / k),
             eta=float(default_eta if eta is None else eta),
             floor=float(floor / k),

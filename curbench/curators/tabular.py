@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numba as nb
 import numpy as np
 
+from curbench.compiled import hot
 from curbench.curators.base import Curator
+from curbench.philox import DRAW, uniform_
 from curbench.regret import mirror_slack
 from curbench.sampling import (
     expected_count_,
@@ -27,7 +29,7 @@ Design = Literal["auto", "iid", "systematic"]
 Unit = Literal["stratum", "problem"]
 
 
-@nb.njit(error_model="numpy")
+@hot
 def unit_interval(utility, low, high):
     """The utility mapped from [low, high] to [0, 1]; what lies outside is clipped.
 
@@ -41,9 +43,12 @@ def unit_interval(utility, low, high):
 
 
 @nb.njit
-def draw_from_table(core, arm, q, seed, step):
-    """Fills arm i64[m] with iid draws from ``core.p`` and q f64[m] with their probabilities."""
-    iid_arm_(arm, core.p, seed, step)
+def draw_from_table(core, arm, q, u, step):
+    """Fills arm i64[m] with iid draws from ``core.p`` and q f64[m] with their probabilities.
+
+    u  f64[m], uniform numbers in [0, 1): those of stream DRAW in round ``step``
+    """
+    iid_arm_(arm, core.p, u)
     for j in range(arm.size):
         q[j] = core.p[arm[j]]
 
@@ -134,7 +139,9 @@ class TabularCurator(Curator):
         iid = self._draws_iid(batch)
         problem, propensity = np.empty(batch, np.int64), np.empty(batch)
         if iid:
-            type(self).draw_core(self.core, problem, propensity, self.seed, self.step)
+            u = np.empty(batch)
+            uniform_(u, self.seed, DRAW, self.step)
+            type(self).draw_core(self.core, problem, propensity, u, self.step)
             propensity /= self.arms.size[problem]
             problem_with_replacement_(problem, *self.arms[:3], self.seed, self.step)
         else:

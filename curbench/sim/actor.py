@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 
+from curbench.compiled import hot
 from curbench.sim.arms import Arms, Noise
 from curbench.sim.reward import KINDS, reward_
 from curbench.types import PLAIN, ActorView, Array, Evaluation, Guidance, Reward, Rollouts, Selection, UpdateReport
 
 
-@nb.njit
+@hot
 def advance_rested_(now, stage, visit, start, mean, arm):
     """Moves mean ``now[arm]`` to what holds after ``visit[arm]`` pulls; row s of ``mean`` from start[s] pulls on."""
     while stage[arm] + 1 < start.size and start[stage[arm] + 1] <= visit[arm]:
@@ -23,6 +23,9 @@ def advance_rested_(now, stage, visit, start, mean, arm):
 def noise_terms(noise: Noise) -> tuple[int, float, bool]:
     """(kind, scale, shared) of a noise as the compiled functions take it."""
     return KINDS.index(noise.kind), float(noise.scale), bool(noise.shared)
+
+
+_COMPUTED = np.empty(0)  # no table of luck: it would be one more thing to restore
 
 
 class BanditActor:
@@ -54,7 +57,7 @@ class BanditActor:
     def reward(self, rollouts: Rollouts) -> Reward:
         problem = np.repeat(rollouts.selection.problem, rollouts.selection.rollouts)
         y = np.empty(problem.size)
-        reward_(y, self.mean, problem, self.visit, self.seed, self.round, *self.noise)
+        reward_(y, self.mean, problem, self.visit, _COMPUTED, self.seed, self.round, *self.noise)
         return Reward(y, y > 0)
 
     def update(self, rollouts: Rollouts, advantage: Array, admitted: Array, guidance: Guidance = PLAIN) -> UpdateReport:

@@ -11,21 +11,23 @@ import numba as nb
 import numpy as np
 
 from curbench import loop, signals
+from curbench.compiled import hot
 from curbench.curators.base import Curator
 from curbench.curators.tabular import MirrorStep, TabularCurator
 from curbench.mirror import copy_
+from curbench.philox import DRAW, uniform_rounds_
 from curbench.sampling import capped_expectation, systematic_arm_, systematic_fits
 from curbench.sim.actor import BanditActor, advance_rested_, noise_terms
 from curbench.sim.arms import Arms
 from curbench.sim.certificates import spend_
 from curbench.sim.delay import NO_DELAY, Delay, Delayed, Proxy, arrival
-from curbench.sim.reward import reward_
+from curbench.sim.reward import luck_table, reward_
 from curbench.types import Array, Feedback, Selection
 
 TIMING_REPEATS = 5
 
 
-@nb.njit
+@nb.njit(error_model="numpy")
 def expectation(p, value):
     """sum_i p_i value_i, summed in order."""
     total = 0.0
@@ -34,7 +36,7 @@ def expectation(p, value):
     return total
 
 
-@nb.njit
+@nb.njit(error_model="numpy")
 def largest(value):
     """max_i value_i."""
     top = value[0]
@@ -43,7 +45,18 @@ def largest(value):
     return top
 
 
-@nb.njit(nogil=True)
+@hot
+def enter_segment_(mu, start, mean, segment, t):
+    """Copies the means of round t to mu f64[K] when a new segment begins there; the segment of round t."""
+    if segment + 1 < start.size and start[segment + 1] <= t:
+        while segment + 1 < start.size and start[segment + 1] <= t:
+            segment += 1
+        for i in range(mu.size):
+            mu[i] = mean[segment, i]
+    return segment
+
+
+@nb.njit(nogil=True, error_model="numpy")
 def drive(
     draw_core,
     update_core,
@@ -74,11 +87,16 @@ def drive(
     budget             (i64[T] arms to compare with, f64[4] filled as in ``spend_``), both empty to keep none
     grid               i64[n] increasing round counts at which ``trace`` f64[n, 2] = (p-form regret, sampled regret)
     Returns            (smallest normalised slack, rounds in which a cap of the systematic design bound)
+
+    The loop makes no view of an array and no call that is not inlined where it can be helped: a reference count is an
+    atomic operation, and two of them cost as much as drawing an arm.
     """
     start, mean, rested, kind, scale, shared = world
     k = mean.shape[1]
     visit, stage, before = np.zeros(k, np.int64), np.zeros(k, np.int64), np.empty(k)
-    arm, expected, y = np.empty(batch, np.int64), np.empty(batch), np.empty(batch)
+    arm, expected, y, u = np.empty(batch, np.int64), np.empty(batch), np.empty(batch), np.empty(batch)
+    luck, block = luck_table(k), max(8, 64 // batch)
+    ahead, taken = np.empty(block * batch), block  # the draws' numbers for the next rounds
     one = np.ones(k, np.int64)
     late = delay[0] + delay[1] > 0 or delay[2] > 0.0
     ring = delay[0] + delay[1] + 1  # rounds whose feedback may still be under way
@@ -87,13 +105,18 @@ def drive(
     p_form, sampled, segment, point, slack, capped = 0.0, 0.0, 0, 0, np.inf, 0
     recording = grid.size > 0
     checking = recording and check[0]
-    mu = mean[0].copy() if rested else mean[0]
+    mu = mean[0].copy()
     for t in range(horizon):
-        while not rested and segment + 1 < start.size and start[segment + 1] <= t:
-            segment += 1
-            mu = mean[segment]  # a view: making one costs as much as a draw
+        if not rested:
+            segment = enter_segment_(mu, start, mean, segment, t)
         if iid:
-            draw_core(core, arm, expected, seeds[0], t)
+            if taken == block:
+                uniform_rounds_(ahead, block, seeds[0], DRAW, t)
+                taken = 0
+            for j in range(batch):
+                u[j] = ahead[j * block + taken]
+            taken += 1
+            draw_core(core, arm, expected, u, t)
             for j in range(batch):
                 expected[j] *= batch
         else:
@@ -101,7 +124,7 @@ def drive(
             systematic_arm_(arm, inclusion, seeds[0], t)
             for j in range(batch):
                 expected[j] = inclusion[arm[j]]
-        reward_(y, mu, arm, visit, seeds[1], t, kind, scale, shared)
+        reward_(y, mu, arm, visit, luck, seeds[1], t, kind, scale, shared)
         if recording:
             if not iid and not systematic_fits(core.p, one, batch):
                 capped += 1

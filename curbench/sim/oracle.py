@@ -22,7 +22,7 @@ class OracleCore(NamedTuple):
 
 
 @nb.njit
-def draw_core(core, arm, q, seed, step):
+def draw_core(core, arm, q, u, step):
     """Plays the arm that is known to be best in this round."""
     known = core.best[np.searchsorted(core.start, step, side="right") - 1]
     core.p.fill(0.0)

@@ -6,27 +6,57 @@ Two curators with the same seed see the same luck (common random numbers), so pa
 import numba as nb
 import numpy as np
 
-from curbench.philox import NOISE, REWARD, uniform
+from curbench.compiled import hot
+from curbench.philox import NOISE, REWARD, uniform, uniform_run_
 
 KINDS = ("bernoulli", "beta", "gaussian", "power")
 BERNOULLI_, BETA_, GAUSSIAN_, POWER_ = range(4)
 
 _ATTEMPTS = 1 << 10  # numbers set aside for one reward; a rejection sampler needs a handful
 
+AHEAD = 8
+_LARGEST_LUCK = 1 << 14
+
 
 @nb.njit
-def reward_(y, mean, problem, visit, seed, step, kind, scale, shared):
+def luck_table(arms):
+    """f64[8 K], room for the next numbers of every arm: computing eight at once costs little more than one.
+
+    Empty for so many arms that fetching a number from memory would cost more than computing it.
+    """
+    return np.empty(AHEAD * arms if arms <= _LARGEST_LUCK else 0)
+
+
+@hot
+def reward_(y, mean, problem, visit, luck, seed, step, kind, scale, shared):
     """Fills y f64[m] in [0, 1] with a reward of conditional mean mean[arm] per slot, and advances ``visit`` i64[K].
 
+    luck    ``luck_table(K)``, which must stay with ``visit``
     kind    index into ``KINDS``; scale as in ``arms.Noise``
     shared  True: all draws of a round take their noise from the same numbers, keyed by (seed, step), not by arm and
             visit. The theorems allow it: they only need the *indices* to be drawn independently.
     """
+    if kind != BERNOULLI_ or shared:
+        _noisy_rewards_(y, mean, problem, visit, seed, step, kind, scale, shared)
+        return
+    for j in range(problem.size):  # as below, but for the cost
+        arm = problem[j]
+        if luck.size > 0:
+            at = visit[arm] & (AHEAD - 1)
+            if at == 0:
+                uniform_run_(luck, AHEAD * arm, AHEAD, seed, REWARD, arm, visit[arm])
+            u = luck[AHEAD * arm + at]
+        else:
+            u = uniform(seed, REWARD, arm, visit[arm])
+        y[j] = 1.0 if u < mean[arm] else 0.0
+        visit[arm] += 1
+
+
+@nb.njit
+def _noisy_rewards_(y, mean, problem, visit, seed, step, kind, scale, shared):
     for j in range(problem.size):
         arm = problem[j]
-        if kind == BERNOULLI_ and not shared:  # as ``noisy`` has it, without the call
-            y[j] = 1.0 if uniform(seed, REWARD, arm, visit[arm]) < mean[arm] else 0.0
-        elif shared:
+        if shared:
             y[j] = noisy(mean[arm], seed, NOISE, step, 0, kind, scale)
         else:
             y[j] = noisy(mean[arm], seed, REWARD, arm, visit[arm], kind, scale)

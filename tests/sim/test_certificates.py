@@ -9,7 +9,7 @@ import pytest
 from curbench.curators.exp3 import Exp3
 from curbench.curators.osmd import Osmd, update_core
 from curbench.curators.osmd_mset import OsmdMset
-from curbench.mirror import copy_, exponentiated_step_, project_on_floor_
+from curbench.mirror import exponentiated_step_, project_on_floor_, share_
 from curbench.regret import BOUNDS, SLACK_TOLERANCE, Setting, clip_terms, exp3_terms, share_terms
 from curbench.sim.arms import make_arms
 from curbench.sim.certificates import budget, estimate_z, log_rounds, propensity_z
@@ -18,6 +18,7 @@ from curbench.sim.delay import NO_DELAY
 from curbench.sim.driver import run_compiled, run_loop
 from curbench.sim.simulate import describe, simulate
 from curbench.stats import upper_limit
+from curbench.sumtree import build_
 
 HORIZON, SEEDS, Z_LIMIT = 150, 25, 4.5
 ARMS = make_arms("switching", horizon=HORIZON, arms=5)
@@ -26,6 +27,13 @@ ARMS = make_arms("switching", horizon=HORIZON, arms=5)
 def logs(cls, *, batch=3, seeds=SEEDS, **hyper):
     made = [cls(ARMS.bank(), seed=s, batch=batch, horizon=HORIZON, **hyper) for s in range(seeds)]
     return made[0], [log_rounds(curator, ARMS, 1_000 + s) for s, curator in enumerate(made)]
+
+
+def put(curator, p):
+    """Makes a curator draw from p."""
+    core = curator.core
+    core.p[:] = core.weight[:] = p
+    build_(core.tree, core.weight)
 
 
 def min_slack(cls, *, batch=3, **hyper):
@@ -129,37 +137,27 @@ def test_right_code_passes_every_check(cls, hyper):
 def scale_then_cut(core, arm, expected, utility, step):
     """Cuts at the floor and scales: the arms on the floor end below it."""
     for j in range(utility.size):
-        exponentiated_step_(core.p, arm[j], (1.0 - utility[j]) / expected[j], core.eta)
-    project_on_floor_(core.p, 0.0)
-    total = 0.0
+        exponentiated_step_(core.weight, arm[j], (1.0 - utility[j]) / expected[j], core.eta)
+    project_on_floor_(core.weight, 0.0)
     for i in range(core.p.size):
-        core.p[i] = max(core.p[i], core.floor)
-        total += core.p[i]
-    for i in range(core.p.size):
-        core.p[i] /= total
-    copy_(core.stepped, core.p)
+        core.weight[i] = max(core.weight[i], core.floor)
+    build_(core.tree, core.weight)
 
 
 @nb.njit
 def pull_to_uniform(core, arm, expected, utility, step):
     """Mixes with uniform instead of projecting: feasible, but not the projection."""
-    before = core.floor
     update_core(core, arm, expected, utility, step)
-    for i in range(core.p.size):
-        core.p[i] = (1.0 - 5 * before) * core.p[i] + before
+    share_(core.weight, 5 * core.floor)
+    build_(core.tree, core.weight)
 
 
 @nb.njit
 def raise_losers(core, arm, expected, utility, step):
     """The sign of the step swapped."""
     for j in range(utility.size):
-        core.p[arm[j]] *= np.exp(core.eta * (1.0 - utility[j]) / expected[j])
-    total = 0.0
-    for i in range(core.p.size):
-        total += core.p[i]
-    for i in range(core.p.size):
-        core.p[i] /= total
-    copy_(core.stepped, core.p)
+        core.weight[arm[j]] *= np.exp(core.eta * (1.0 - utility[j]) / expected[j])
+    build_(core.tree, core.weight)
 
 
 @pytest.mark.parametrize("wrong", [scale_then_cut, pull_to_uniform, raise_losers], ids=lambda f: f.py_func.__name__)
@@ -208,7 +206,7 @@ def test_stale_propensities_are_found_by_every_check_of_them():
     assert np.abs(estimate_z(log)).max() > Z_LIMIT
     assert np.abs(log[0].stated / log[0].expected - 1).max() > 0.1
     assert min_slack(Stale, **hyper) == -np.inf
-    curator.core.p[:] = [0.4, 0.3, 0.1, 0.1, 0.1]
+    put(curator, [0.4, 0.3, 0.1, 0.1, 0.1])
     assert np.abs(propensity_z(curator, 2_000)).max() > Z_LIMIT
 
 
@@ -217,5 +215,5 @@ def test_multinomial_draws_without_replacement_are_found_by_both_z_tests():
     hyper = {"design": "systematic", "eta": 0.2, "floor": 0.5}
     curator, log = logs(Multinomial, batch=2, **hyper)
     assert np.abs(estimate_z(log)).max() > Z_LIMIT
-    curator.core.p[:] = [0.45, 0.25, 0.1, 0.1, 0.1]
+    put(curator, [0.45, 0.25, 0.1, 0.1, 0.1])
     assert np.abs(propensity_z(curator, 2_000)).max() > Z_LIMIT

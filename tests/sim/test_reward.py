@@ -47,11 +47,11 @@ def test_shared_noise_gives_equal_arms_equal_rewards_within_a_round():
     mean, problem = np.full(3, 0.4), np.array([0, 1, 2, 0, 1, 2])
     rounds = []
     for t in range(40):
-        reward_(y, mean, problem, visit, SEED, t, KINDS.index("beta"), 4.0, True)
+        reward_(y, mean, problem, visit, np.empty(0), SEED, t, KINDS.index("beta"), 4.0, True)
         assert np.unique(y).size == 1
         rounds.append(y[0])
     assert np.unique(rounds).size == 40
-    reward_(y, mean, problem, visit, SEED, 0, KINDS.index("beta"), 4.0, False)
+    reward_(y, mean, problem, visit, np.empty(0), SEED, 0, KINDS.index("beta"), 4.0, False)
     assert np.unique(y).size == 6
 
 
