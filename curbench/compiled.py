@@ -1,8 +1,12 @@
 """How the inner loop of the simulator is compiled."""
 
+from typing import Any
+
 import numba as nb
 
-hot = nb.njit(error_model="numpy", forceinline=True, _nrt=False)
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "forceinline": True, "_nrt": False}
+
+hot = nb.njit(**_OPTIONS)
 """For what runs in every simulated round: inlined, without checks for division by zero, without reference counts.
 
 Numba counts references to every array that a function touches, and each count is an atomic operation: together they

@@ -122,7 +122,7 @@ def find(tree, x, arms):
     size, first, width, n = np.uint64(tree.size), np.uint64(0), _16, np.uint64(0)
     while True:
         at = first + (n << _4)
-        child = min(_count_up_to(tree, at, x), _15)
+        child = min(_count_up_to(tree, at, x), _15)  # type: ignore[call-arg]  # numba passes the typing context
         n = (n << _4) | child
         first += width
         if first >= size:
@@ -141,7 +141,7 @@ def add_(tree, i, delta):
         width <<= _4
     while True:
         child = n & _15
-        _add_from(tree, first + n - child, child, delta)
+        _add_from(tree, first + n - child, child, delta)  # type: ignore[call-arg]
         if width == _16:
             return
         width >>= _4
