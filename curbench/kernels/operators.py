@@ -41,7 +41,13 @@ def _group_advantage(
     check: bool,
     threads: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    options = {"estimator": estimator, "ddof": ddof, "eps": eps, "singleton": singleton, "success": success}
+    options: dict[str, Any] = {
+        "estimator": estimator,
+        "ddof": ddof,
+        "eps": eps,
+        "singleton": singleton,
+        "success": success,
+    }
     result = kernels.group_advantage(reward, _group(offset, size), **options, check=check, threads=threads)
     return *result[:6], result.n.new_empty(0) if success is None else result.success
 
@@ -76,7 +82,7 @@ def group_advantage(
     offset, size = _offset(group, reward.shape[0])
     options = (estimator, ddof, eps, singleton, success, check, threads)
     *fields, counted = _group_advantage(reward, offset, size, *options)
-    return GroupAdvantage(*fields, None if success is None else counted)
+    return GroupAdvantage._make([*fields, None if success is None else counted])
 
 
 @torch.library.custom_op("curbench::policy_improvement", mutates_args=())
@@ -93,7 +99,7 @@ def _policy_improvement(
     check: bool,
     threads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tail = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip, "check": check}
+    tail: dict[str, Any] = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip, "check": check}
     group = _group(offset, size)
     return tuple(kernels.policy_improvement(new_logprob, old_logprob, advantage, group, **tail, threads=threads))
 
