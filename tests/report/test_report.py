@@ -12,7 +12,7 @@ from curbench.report import figures, write_report
 from curbench.report.collect import TrainingRun, collect
 from curbench.report.training import curator_share, learning_curve, results, stratum_share
 from curbench.sim.arms import make_arms
-from curbench.sim.simulate import keep, simulate
+from curbench.sim.simulate import keep, result_curves, simulate
 from tests.report.browser import chromium, inspect
 
 SECONDS = {"select": 1.0, "rollout": 5.0, "reward": 1.0, "update": 2.0, "signal": 0.5, "curator_update": 0.5}
@@ -200,7 +200,7 @@ def test_a_horizon_below_ten_is_drawn_from_left_to_right(monkeypatch):
     monkeypatch.setattr(figures, "svg", lambda figure, title: drawn.append(figure.axes[0].get_xlim()))
     for horizon in (1, 5, 10, 100):
         result = simulate(make_arms("stationary", horizon=horizon), "uniform", seeds=2)
-        row = {"row": result.row(), "round": result.grid, "curve": result.curve, "bound_curve": None}
+        row = {"row": result.row()} | result_curves(result)
         figures.regret_figure("stationary", [row])
     assert all(left < right for left, right in drawn)
     assert drawn[-1][0] == 10
