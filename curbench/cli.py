@@ -6,9 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from curbench.sim.axes import Unit
 
 app = typer.Typer(
     help="Compare curriculum-selection methods for RL post-training: simulate, bench, train.",
@@ -118,7 +121,7 @@ def sim(
     from curbench.sim.arms import make_arms, parse_noise
     from curbench.sim.delay import parse_delay
     from curbench.sim.oracle import ORACLES
-    from curbench.sim.simulate import describe, keep, kept, make_curator, simulate
+    from curbench.sim.simulate import describe, failed, keep, kept, make_curator, simulate
 
     if suite is not None and work is None:
         _suite(suite, out or Path("runs") / suite, as_json)
@@ -140,7 +143,7 @@ def sim(
     rows = {name: kept(out, bed, name, hyper[name], spec, resume=resume) if out else None for name in curators}
     for name in curators:  # every refusal comes before the first simulation
         make_curator(bed, bed.bank(), name, seed=0, batch=batch, hyper=hyper[name])
-    failed = False
+    broken = False
     with bars() as bar:
         for name, row in rows.items():
             if row is None:
@@ -151,9 +154,9 @@ def sim(
                 row = result.row()
                 if out:
                     keep(out, result, spec)
-            failed |= row["holds"] is False or row["certificate"]["holds"] is False
+            broken |= failed(row)
             emit(row) if as_json else print(describe(row))
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(1 if broken else 0)
 
 
 @app.command()
@@ -167,38 +170,35 @@ def learn(
     steps: Annotated[int | None, typer.Option(help="Stop after this many steps; default 200 without a budget.")] = None,
     budget_rollouts: Annotated[int | None, typer.Option(help="Stop after this many rollouts.")] = None,
     budget_tokens: Annotated[int | None, typer.Option(help="Stop after this many generated tokens.")] = None,
+    instance_seed: Annotated[int, typer.Option(help="Which problems are drawn.")] = 0,
+    delay: Annotated[str, typer.Option(metavar="STEPS[:JITTER[:LOSS]]", help="When feedback arrives.")] = "0",
     setting: Set = [],  # noqa: B006  # typer copies it
+    out: Annotated[Path | None, typer.Option("--out", help="Where results are kept; what is there is kept.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="With --out, curators side by side; default one per core.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train a simulated learner, whose skills really improve, with curators: competence, waste, oracle regret."""
-    from curbench.config import parse_hyper, parse_settings, settings_of, split_work
+    from curbench.config import parse_settings, settings_of, split_work
     from curbench.console import bars
-    from curbench.curators import curator_class, split_admission
-    from curbench.sim.simulate_learner import GREEDY, describe, simulate_learner
+    from curbench.curators import split_admission
+    from curbench.sim.learner_grid import read
+    from curbench.sim.simulate_learner import GREEDY, describe
 
     learner, curators = split_work(work, "LEARNER", "CURATOR")
-    given = parse_settings(setting)
-    named = {label: split_admission(label)[0] for label in curators}
-    hyper = {
-        label: {}
-        if name == GREEDY
-        else parse_hyper(curator_class(name), settings_of(name, given, list(named.values())))
-        for label, name in named.items()
+    given, named = parse_settings(setting), {label: split_admission(label)[0] for label in curators}
+    own = {
+        label: {} if name == GREEDY else settings_of(name, given, list(named.values())) for label, name in named.items()
     }
-    budget: dict[str, Any] = {"budget_steps": steps, "budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens}
+    budget = {"steps": steps, "rollouts": budget_rollouts, "tokens": budget_tokens}
+    asked = {"batch": batch, "group": group, "instance_seed": instance_seed, "delay": delay, "seeds": seeds} | budget
+    units = read({"learners": learner, "curators": own} | asked)
+    if out:
+        _run_units([*units], out, jobs, "pool", as_json)
+        return
     with bars() as bar:
-        for label in curators:
-            progress = bar(f"{learner}/{label}", seeds).advance
-            result = simulate_learner(
-                *(learner, label),
-                seeds=seeds,
-                batch=batch,
-                group=group,
-                hyper=hyper[label],
-                progress=progress,
-                **budget,
-            )
-            emit(result.row()) if as_json else print(describe(result.row()))
+        for unit in units:
+            row = unit.row(unit.simulate(bar(f"{learner}/{unit.curator}", seeds).advance))
+            emit(row) if as_json else print(describe(row))
 
 
 @app.command()
@@ -211,24 +211,25 @@ def sweep(
     engine: Annotated[str, typer.Option(help="pool or ray.")] = "pool",
     as_json: Json = False,
 ) -> None:
-    """Simulate a grid of test-beds, curators and settings; exit 1 when a proved bound or a certificate fails."""
-    from curbench.sim.grid import failed
+    """Simulate a grid of test-beds or learners, curators and settings; exit 1 when something proved is violated."""
+    from curbench.sim.grid import read_grid
 
-    raise typer.Exit(1 if any(map(failed, _sweep(grid, out, jobs, engine, as_json))) else 0)
+    result = _run_units(read_grid(grid), out, jobs, engine, as_json)
+    raise typer.Exit(1 if any(unit.failed(row) for unit, row in result) else 0)
 
 
 def _suite(name: str, out: Path, as_json: bool) -> NoReturn:
     """Sweeps a shipped grid and shows it on a page."""
     from curbench.report import write_report
-    from curbench.sim.grid import failed
+    from curbench.sim.grid import read_grid
 
-    rows = _sweep(Path(name), out, None, "pool", as_json)
+    result = _run_units(read_grid(Path(name)), out, None, "pool", as_json)
     summary = write_report([out], out / "report.html")
+    broken = sum(unit.failed(row) for unit, row in result)
     if not as_json:
-        proved = sum(row["bound"]["status"] == "proved" for row in rows)
-        broken = sum(map(failed, rows))
+        proved = sum(row.get("bound", {}).get("status") == "proved" for _, row in result)
         print(f"{proved} proved pairs, {broken} violated  report: {summary['report']}")
-    raise typer.Exit(1 if any(map(failed, rows)) else 0)
+    raise typer.Exit(1 if broken else 0)
 
 
 def _candidates(bed: Any, candidates: int, seeds: int, batch: int, setting: dict[str, Any], as_json: bool) -> NoReturn:
@@ -248,13 +249,13 @@ def _candidates(bed: Any, candidates: int, seeds: int, batch: int, setting: dict
     raise typer.Exit(1 if result.failed else 0)
 
 
-def _sweep(grid: Path, out: Path, jobs: int | None, engine: str, as_json: bool) -> list[dict[str, Any]]:
-    """Runs what is missing of a grid, prints the table and returns the rows."""
+def _run_units(
+    units: list[Unit], out: Path, jobs: int | None, engine: str, as_json: bool
+) -> list[tuple[Unit, dict[str, Any]]]:
+    """Runs those that ``out`` lacks, prints a table of each kind and returns every unit with its row."""
     from curbench.console import bars, table
-    from curbench.sim.grid import HEAD, cells, read_grid
     from curbench.sweep import run_sweep
 
-    units = read_grid(grid)
     try:
         with bars() as bar:
             progress = bar(f"{len(units)} units", len(units))
@@ -263,12 +264,14 @@ def _sweep(grid: Path, out: Path, jobs: int | None, engine: str, as_json: bool) 
         done = sum((out / unit.path).exists() for unit in units)
         print(f"curbench: interrupted; {done} of {len(units)} units are kept, run it again to go on", file=sys.stderr)
         raise typer.Exit(130) from None
+    result = list(zip(units, rows, strict=True))
     if as_json:
         for row in rows:
             emit(row)
     else:
-        print(table(HEAD, map(cells, rows)))
-    return rows
+        for kind, one in {type(unit): unit for unit in units}.items():
+            print(table(one.HEAD, [unit.cells(row) for unit, row in result if type(unit) is kind]))
+    return result
 
 
 @app.command()

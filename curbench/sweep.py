@@ -13,7 +13,7 @@ from curbench.engine import each
 
 if TYPE_CHECKING:
     from curbench.loop import Spent
-    from curbench.sim.grid import Unit
+    from curbench.sim.axes import Unit
     from curbench.train.run import TrainSpec
 
 Progress = Callable[["TrainSpec", "Spent"], None]
@@ -65,16 +65,19 @@ def run_sweep(
     Raises    ValueError for an unknown engine, or a file in ``out`` that is not what it should be.
     """
     from curbench.record import environment
-    from curbench.sim.grid import read_unit, run_unit
 
     row = {}
     for unit in units:
         if (out / unit.path).exists():
-            row[unit.path] = read_unit(out / unit.path)["row"]
+            row[unit.path] = unit.read(out)
             progress()
     missing = [unit for unit in units if unit.path not in row]
-    task = partial(run_unit, out=out, environment=environment())
+    task = partial(_run, out=out, environment=environment())
     for unit, made in each(task, missing, jobs=jobs, engine=engine):
         row[unit.path] = made
         progress()
     return [row[unit.path] for unit in units]
+
+
+def _run(unit: Unit, out: Path, environment: dict[str, Any]) -> dict[str, Any]:
+    return unit.run(out, environment)

@@ -9,7 +9,7 @@ import pytest
 from curbench import cli
 from curbench.config import validate
 from curbench.sim.arms import Noise
-from curbench.sim.grid import SHIPPED, Grid, cells, expand, read_grid, read_unit, run_unit
+from curbench.sim.grid import SHIPPED, Grid, Unit, expand, read_grid, read_unit
 from curbench.sweep import run_sweep
 
 TINY = """
@@ -65,7 +65,7 @@ def test_a_test_bed_with_its_own_number_of_arms_keeps_it():
 def test_noise_is_an_axis(tmp_path):
     units = units_of(noise=["beta:4", "bernoulli:1:shared", None], batch=4)
     assert [unit.make_arms().noise for unit in units[:2]] == [Noise("beta", 4.0), Noise(shared=True)]
-    rows = [run_unit(unit, tmp_path, {}) for unit in units]
+    rows = [unit.run(tmp_path, {}) for unit in units]
     assert [row["noise"] for row in rows] == ["beta:4", "bernoulli:1:shared", "bernoulli"]
     assert len({row["sampled_regret"]["mean"] for row in rows}) == 1  # uniform selection does not look at rewards
 
@@ -78,7 +78,7 @@ def test_means_from_a_file_are_part_of_the_question(tmp_path):
     after = units_of(arms=str(file), arms_count=5)[0]
     assert before.path.name.startswith("mine-uniform-")
     assert before.path != after.path
-    assert run_unit(after, tmp_path, {})["arms_count"] == 2
+    assert after.run(tmp_path, {})["arms_count"] == 2
 
 
 BAD = [
@@ -162,7 +162,7 @@ def alone(tmp_path_factory):
     out = tmp_path_factory.mktemp("alone")
     (out / "tiny.yaml").write_text(TINY)
     units = read_grid(out / "tiny.yaml")
-    rows = [run_unit(unit, out, {"time": "now"}) for unit in units]
+    rows = [unit.run(out, {"time": "now"}) for unit in units]
     return out, units, rows
 
 
@@ -206,7 +206,7 @@ def test_a_violated_bound_exits_1(alone, curbench, monkeypatch):
 
     out, _, rows = alone
     broken = rows[1] | {"holds": False}
-    assert cells(broken)[-1] == "VIOLATED"
+    assert Unit.cells(broken)[-1] == "VIOLATED"
     monkeypatch.setattr(grid, "read_unit", lambda path: {"row": broken})
     assert curbench("sweep", out / "tiny.yaml", "--out", out)[0] == 1
 

@@ -15,7 +15,7 @@ from curbench.report import figures
 from curbench.report.collect import Collection, TrainingRun, collect
 from curbench.report.sweep import Slope, Unit, by_test_bed, cut, held, lines, looseness, policy, settings, slopes, swept
 from curbench.report.training import Result, by_setting, learning_curve, results, stratum_share
-from curbench.sim.grid import label
+from curbench.sim.axes import label
 from curbench.stats import Interval
 
 HEADER = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>curbench report</title>'

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curbench.sim.grid import label
+from curbench.sim.axes import label
 from curbench.stats import Interval, log_slope
 
 Unit = dict[str, Any]  # what ``sim.grid.read_unit`` returns

@@ -50,6 +50,15 @@ def parse_delay(text: str | int | Delay) -> Delay:
     return delay
 
 
+def delay_text(delay: Delay) -> int | str:
+    """What ``parse_delay`` reads, as short as it gets, so that equal delays are written alike.
+
+    >>> delay_text(Delay(5)), delay_text(Delay(5, 2, 0.1))
+    (5, '5:2:0.1')
+    """
+    return delay.rounds if delay == Delay(delay.rounds) else f"{delay.rounds}:{delay.jitter}:{delay.loss:g}"
+
+
 @nb.njit
 def arrival(seed, step, rounds, jitter, loss):
     """The round at whose end the feedback of round ``step`` arrives, or -1 if it never does."""

@@ -2,81 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import groupby, product
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from curbench.config import convert, parse_hyper, validate
 from curbench.curators import CURATORS, curator_class
-from curbench.record import write_atomic
-from curbench.sim.arms import ARMS, FIXED_ARMS, Arms, make_arms, noise_text, parse_noise
+from curbench.sim import axes, learner_grid
+from curbench.sim.arms import ARMS, FIXED_ARMS, Arms, make_arms, parse_noise
+from curbench.sim.axes import (
+    Count,
+    Entries,
+    Late,
+    Listed,
+    Scatter,
+    Whole,
+    choices,
+    label,
+    read_row,
+    unit_path,
+    write_row,
+)
 from curbench.sim.comparator import advantage_over
-from curbench.sim.delay import Delay, parse_delay
 from curbench.sim.simulate import failed, make_curator, result_curves, simulate
 
 SHIPPED = Path(__file__).parent.parent / "data" / "grids"
 HARNESS_GIVES = frozenset({"arms", "horizon", "rng"})
 """Arguments of a test-bed that are axes of every grid; the others are its parameters."""
-
-
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e5 as a text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _entries(value: Any) -> Any:
-    """[(name, {parameter: [value, ...]}), ...] of a name, a mapping by name, or a list of either."""
-    entries = []
-    for one in _listed(value):
-        named = one.items() if isinstance(one, dict) else [(one, None)]
-        for name, given in named:
-            if not isinstance(name, str) or not isinstance(given or {}, dict):
-                raise ValueError("write NAME, or NAME: {PARAMETER: [VALUE, ...]}")
-            entries.append((name, {key: _listed(choice) for key, choice in (given or {}).items()}))
-    return entries
-
-
-def _noise(value: Any) -> str:
-    """The shortest way to write a noise."""
-    return noise_text(parse_noise(str(value)))
-
-
-def _delay(value: Any) -> int | str:
-    """The shortest way to write a delay, so that equal ones are one unit."""
-    late = parse_delay(value)
-    return late.rounds if late == Delay(late.rounds) else f"{late.rounds}:{late.jitter}:{late.loss:g}"
-
-
-Value = TypeVar("Value")
-Listed = Annotated[list[Value], Field(min_length=1), BeforeValidator(_listed)]
-Whole = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
-Late = Annotated[int | str, BeforeValidator(_delay)]
-Scatter = Annotated[str | None, BeforeValidator(lambda value: None if value is None else _noise(value))]
-Entries = Annotated[
-    list[tuple[str, dict[str, Annotated[list[Any], Field(min_length=1)]]]],
-    Field(min_length=1),
-    BeforeValidator(_entries),
-]
 
 
 class Axes(BaseModel):
@@ -133,14 +93,17 @@ class Unit:
     hyper: dict[str, Any]
     seeds: int
 
+    HEAD: ClassVar[tuple[str, ...]] = (
+        *("test-bed", "K", "T", "m", "delay", "noise", "curator", "regret to", "regret", "interval"),
+        *("bound", "value", "bound/regret", "min slack", "verdict"),
+    )
+
     @cached_property
     def path(self) -> Path:
-        """Where it is kept: sweep/ARMS-CURATOR-hash.parquet, the hash over everything asked for, files included."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
-        if Path(self.arms).is_file():
-            digest.update(Path(self.arms).read_bytes())
-        name = re.sub(r"\W+", "_", Path(self.arms).stem)
-        return Path("sweep") / f"{name}-{self.curator}-{digest.hexdigest()[:12]}.parquet"
+        """Where it is kept: in sweep, under a name for everything asked for, the content of a file included."""
+        file = Path(self.arms)
+        content = file.read_bytes() if file.is_file() else b""
+        return unit_path("sweep", file.stem, self.curator, asdict(self), content)
 
     def make_arms(self) -> Arms:
         """The test-bed."""
@@ -153,9 +116,59 @@ class Unit:
             **self.parameter,
         )
 
+    def run(self, out: Path, environment: dict[str, Any]) -> dict[str, Any]:
+        """Simulates it on one thread, keeps it under ``out`` and returns its row."""
+        result = simulate(
+            self.make_arms(),
+            self.curator,
+            seeds=self.seeds,
+            batch=self.batch,
+            hyper=self.hyper,
+            delay=self.delay,
+            comparator=self.comparator,
+            threads=1,
+        )
+        own = {"unit": self.path.stem, "parameter": self.parameter, "instance_seed": self.instance_seed}
+        row = result.row() | own | {"delay": self.delay}
+        write_unit(out / self.path, {"row": row, "environment": environment}, result_curves(result))
+        return row
 
-def read_grid(path: Path) -> list[Unit]:
+    def read(self, out: Path) -> dict[str, Any]:
+        """Its row, from the file."""
+        return read_unit(out / self.path)["row"]
+
+    @staticmethod
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        """One line of the table under ``HEAD``."""
+        regret, bound = row["regret"], row["bound"]["value"]
+        return (
+            label(row["arms"], row["parameter"]),
+            str(row["arms_count"]),
+            str(row["horizon"]),
+            str(row["batch"]),
+            str(row["delay"]),
+            row["noise"],
+            label(row["curator"], row["hyper"]),
+            regret["comparator"],
+            f"{regret['mean']:.1f}",
+            "" if regret["lo"] is None else f"[{regret['lo']:.1f}, {regret['hi']:.1f}]",
+            "" if bound is None else row["bound"]["name"],
+            "" if bound is None else f"{bound:.1f}",
+            "" if bound is None or regret["mean"] <= 0 else f"{bound / regret['mean']:.2f}",
+            "" if row["certificate"]["min_slack"] is None else f"{row['certificate']['min_slack']:.0e}",
+            verdict(row),
+        )
+
+    @staticmethod
+    def failed(row: dict[str, Any]) -> bool:
+        """True when a proved bound, a certificate or a part of the budget is violated."""
+        return failed(row)
+
+
+def read_grid(path: Path) -> list[axes.Unit]:
     """The units of a YAML grid or list of grids, or of a shipped one by name, in its order and without repetitions.
+
+    A mapping with ``learners`` in place of ``arms`` is a grid of learners, see ``learner_grid``.
 
     Raises ValueError, with the name of the file, for bad YAML, an unknown key, name or parameter, or a value out of
     range: whatever can be known to be wrong without running anything.
@@ -169,13 +182,21 @@ def read_grid(path: Path) -> list[Unit]:
         grids = content if isinstance(content, list) else [content]
         if not grids or not all(isinstance(one, dict) for one in grids):
             raise ValueError(f"a grid is a mapping of {', '.join(Grid.model_fields)}, or a list of such")
-        units = list({unit.path: unit for one in grids for unit in expand(validate(Grid, one))}.values())
-        check(units)
+        units = list({unit.path: unit for one in grids for unit in _units(one)}.values())
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return units
+
+
+def _units(content: dict[str, Any]) -> list[axes.Unit]:
+    """The units of one mapping, checked."""
+    if "learners" in content:
+        return [*learner_grid.read(content)]
+    units = expand(validate(Grid, content))
+    check(units)
+    return [*units]
 
 
 def expand(grid: Grid) -> list[Unit]:
@@ -192,8 +213,8 @@ def expand(grid: Grid) -> list[Unit]:
         if name in FIXED_ARMS or Path(name).is_file():
             axis["arms_count"] = [None]
         axis |= {key: getattr(validate(Axes, own), key) for key in own}
-        for where in _choices(axis):
-            for setting in _choices(parameter):
+        for where in choices(axis):
+            for setting in choices(parameter):
                 if name in ARMS:
                     setting = convert(ARMS[name], setting, reserved=HARNESS_GIVES)
                 for curator, hyper in _policies(grid):
@@ -206,13 +227,8 @@ def _policies(grid: Grid) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, given in grid.curators:
         if name not in CURATORS:
             raise ValueError(f"unknown curator {name!r}; choose from {', '.join(CURATORS)}")
-        for hyper in _choices(given):
+        for hyper in choices(given):
             yield name, parse_hyper(curator_class(name), hyper)
-
-
-def _choices(axis: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    for value in product(*axis.values()):
-        yield dict(zip(axis, value, strict=True))
 
 
 def check(units: list[Unit]) -> None:
@@ -224,24 +240,6 @@ def check(units: list[Unit]) -> None:
         for one in made:
             advantage_over(arms, one.comparator or arms.comparator, one.batch, np.array([1]))
             make_curator(arms, bank, one.curator, seed=0, batch=one.batch, hyper=one.hyper)
-
-
-def run_unit(unit: Unit, out: Path, environment: dict[str, Any]) -> dict[str, Any]:
-    """Simulates a unit on one thread, keeps it under ``out`` and returns its row."""
-    result = simulate(
-        unit.make_arms(),
-        unit.curator,
-        seeds=unit.seeds,
-        batch=unit.batch,
-        hyper=unit.hyper,
-        delay=unit.delay,
-        comparator=unit.comparator,
-        threads=1,
-    )
-    own = {"unit": unit.path.stem, "parameter": unit.parameter, "instance_seed": unit.instance_seed}
-    row = result.row() | own | {"delay": unit.delay}
-    write_unit(out / unit.path, {"row": row, "environment": environment}, result_curves(result))
-    return row
 
 
 PLAIN = ("unit", "arms", "curator", "arms_count", "horizon", "batch", "noise", "seeds", "instance_seed")
@@ -258,16 +256,11 @@ def write_unit(path: Path, content: dict[str, Any], curves: dict[str, Any]) -> N
     column |= {"delay": str(row["delay"]), "regret": row["regret"]["mean"], "bound": row["bound"]["value"]}
     column |= {name: curves[name] for name in CURVES}
     column |= dict(zip(("mean", "lo", "hi"), zip(*curves["curve"], strict=True), strict=True))
-    column |= {name: json.dumps(value, sort_keys=True) for name, value in content.items()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({name: pa.array([value], TYPE.get(name)) for name, value in column.items()}), sink)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    write_row(path, column, content, TYPE)
 
 
 TYPE = {"bound": pa.float64(), "noise": pa.string()}
 TYPE |= dict.fromkeys(("bound_curve", "lower_curve", "lo", "hi"), pa.list_(pa.float64()))
-"""Types of the columns that may be null, which Arrow could not tell from a single file."""
 
 
 def read_unit(path: Path) -> dict[str, Any]:
@@ -275,50 +268,8 @@ def read_unit(path: Path) -> dict[str, Any]:
 
     Raises ValueError, with the name of the file, if it is no such file.
     """
-    try:
-        (column,) = pq.read_table(path, partitioning=None).to_pylist()
-        content = {name: json.loads(column[name]) for name in ("row", "environment")}
-        curve = [list(point) for point in zip(column["mean"], column["lo"], column["hi"], strict=True)]
-        return content | {name: column[name] for name in CURVES} | {"curve": curve}
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a result of curbench sweep ({error}); remove it and sweep again") from None
-
-
-HEAD = (
-    *("test-bed", "K", "T", "m", "delay", "noise", "curator", "regret to", "regret", "interval"),
-    *("bound", "value", "bound/regret", "min slack", "verdict"),
-)
-
-
-def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """One line of the table of a sweep, see ``HEAD``."""
-    regret, bound = row["regret"], row["bound"]["value"]
-    return (
-        label(row["arms"], row["parameter"]),
-        str(row["arms_count"]),
-        str(row["horizon"]),
-        str(row["batch"]),
-        str(row["delay"]),
-        row["noise"],
-        label(row["curator"], row["hyper"]),
-        regret["comparator"],
-        f"{regret['mean']:.1f}",
-        "" if regret["lo"] is None else f"[{regret['lo']:.1f}, {regret['hi']:.1f}]",
-        "" if bound is None else row["bound"]["name"],
-        "" if bound is None else f"{bound:.1f}",
-        "" if bound is None or regret["mean"] <= 0 else f"{bound / regret['mean']:.2f}",
-        "" if row["certificate"]["min_slack"] is None else f"{row['certificate']['min_slack']:.0e}",
-        verdict(row),
-    )
-
-
-def label(name: str, setting: dict[str, Any]) -> str:
-    """A name with its settings.
-
-    >>> label("osmd", {"eta": 0.1}), label("osmd", {})
-    ('osmd eta=0.1', 'osmd')
-    """
-    return " ".join([name, *(f"{key}={value}" for key, value in setting.items())])
+    kept = read_row(path, *CURVES, "mean", "lo", "hi")
+    return kept | {"curve": [list(point) for point in zip(*map(kept.pop, ("mean", "lo", "hi")), strict=True)]}
 
 
 def verdict(row: dict[str, Any]) -> str:

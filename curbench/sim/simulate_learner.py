@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -16,7 +16,8 @@ from curbench.loop import Budget, Spent, State, StepResult, run
 from curbench.philox import spawn_seeds
 from curbench.schedules import Schedule
 from curbench.signals import SIGNALS, Signal
-from curbench.sim.learner import Learner, LearnerActor, make_learner
+from curbench.sim.delay import NO_DELAY, Delay, Delayed, delay_text, parse_delay
+from curbench.sim.learner import LEARNERS, Learner, LearnerActor, make_learner
 from curbench.stats import Interval, mean_interval
 from curbench.types import Array, Bank, Evaluation, Feedback, Selection
 
@@ -98,6 +99,7 @@ class LearnerSimulation:
     learner: Learner
     curator: str
     signal: str
+    delay: Delay
     hyper: dict[str, Any]
     resolved: dict[str, Any]
     seeds: int
@@ -130,6 +132,7 @@ class LearnerSimulation:
             "estimator": self.estimator,
             "schedule": self.schedule.model_dump(),
             "averaging": None if self.averaging is None else self.averaging.model_dump(),
+            "delay": delay_text(self.delay),
             "hyper": self.hyper,
             "resolved": self.resolved,
             "start": self.start,
@@ -159,13 +162,13 @@ def simulate_learner(
     seeds: int = 20,
     batch: int = 32,
     group: int = 8,
-    budget_steps: int | None = None,
-    budget_rollouts: int | None = None,
-    budget_tokens: int | None = None,
+    budget: Budget | None = None,
+    delay: Delay | int | str = NO_DELAY,
     estimator: str = "grpo",
     signal: str | None = None,
     schedule: Schedule | None = None,
     averaging: Averaging | None = None,
+    parameter: dict[str, Any] | None = None,
     hyper: dict[str, Any] | None = None,
     target: float | None = None,
     first_seed: int = 0,
@@ -174,62 +177,60 @@ def simulate_learner(
 ) -> LearnerSimulation:
     """Trains the simulated learner ``name`` with a curator, over seeds that share the learner and differ in the luck.
 
-    curator   a name, or with an admission rule as in ``sec+nondegenerate``; "greedy" is the oracle
-    budget_*  stop at the first limit reached; 200 steps when none is given
-    signal    utility of a group (``signals.SIGNALS``); default the curator's own
-    schedule  of the learning rate, default constant; averaging: checkpoints whose average is evaluated at the end
-    hyper     hyper-parameters of the curator
-    target    competence of ``tokens_to_target``; default halfway from the start to 1
-    progress  called after every seed
-    Raises    ValueError for a name that does not exist, fewer than one seed or hyper-parameters that are refused.
+    curator    a name, or with an admission rule as in ``sec+nondegenerate``; "greedy" is the oracle
+    budget     stop at the first limit reached; default 200 steps
+    delay      when feedback reaches the curator: steps of lateness, or STEPS[:JITTER[:LOSS]]; the actor never waits
+    signal     utility of a group (``signals.SIGNALS``); default the curator's own
+    schedule   of the learning rate, default constant; averaging: checkpoints whose average is evaluated at the end
+    parameter  of the learner's recipe, in place of its own
+    hyper      hyper-parameters of the curator
+    target     competence of ``tokens_to_target``; default halfway from the start to 1
+    progress   called after every seed
+    Raises     ValueError for a name that does not exist, fewer than one seed or a value that is refused.
 
-    >>> result = simulate_learner("plain", "uniform", seeds=2, budget_steps=5)
+    >>> result = simulate_learner("plain", "uniform", seeds=2, budget=Budget(steps=5))
     >>> result.spent.rollouts, result.competence.mean > result.start
     (1280, True)
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1; got {seeds}")
-    label, admission = split_admission(curator)
-    cls: Any = GreedyOracle if label == GREEDY else curator_class(label)
-    hyper, signal = dict(hyper or {}), signal or cls.signal
-    if signal not in SIGNALS:
-        raise ValueError(f"unknown signal {signal!r}; choose from {', '.join(SIGNALS)}")
-    if budget_steps is None and budget_rollouts is None and budget_tokens is None:
-        budget_steps = 200
-    budget = Budget(budget_steps, budget_rollouts, budget_tokens)
-    learner = make_learner(name, instance_seed=instance_seed)
-    bank, horizon = learner.bank(), planned_steps(learner, budget, batch * group)
-    common = {"batch": batch, "horizon": horizon, "group": group, "admission": admission} | hyper
-    schedule = schedule or Schedule()
+    course = Course(
+        name,
+        curator,
+        batch=batch,
+        group=group,
+        budget=budget,
+        delay=delay,
+        estimator=estimator,
+        signal=signal,
+        schedule=schedule,
+        averaging=averaging,
+        parameter=parameter,
+        hyper=hyper,
+        instance_seed=instance_seed,
+    )
     watched = []
     for seed in range(first_seed, first_seed + seeds):
-        curator_seed, actor_seed = spawn_seeds(seed, 2)
-        actor = LearnerActor(learner, actor_seed, schedule=schedule, averaging=averaging)
-        knows = {"actor": actor, "estimator": estimator} if label == GREEDY else {}
-        made = cls(bank, seed=curator_seed, **common, **knows)
-        watched.append(follow(made, actor, signal=SIGNALS[signal], budget=budget, estimator=estimator))
+        watched.append(course.run(seed))
         progress()
-    asked = {
-        **{"curator": curator, "signal": signal, "hyper": hyper, "estimator": estimator},
-        **{"schedule": schedule, "averaging": averaging},
-    }
-    return _summarise(learner, made, watched, target, asked)
-
-
-def _summarise(
-    learner: Learner, example: Curator, watched: list[Watch], target: float | None, asked: dict[str, Any]
-) -> LearnerSimulation:
     start = watched[0].competence[0]
     target = (1 + start) / 2 if target is None else target
     arrival = np.array([tokens_to(watch, target) for watch in watched])
     median = float(np.median(arrival))
     averaged = [watch.averaged for watch in watched if watch.averaged is not None]
     return LearnerSimulation(
-        learner=learner,
-        resolved=example.resolved(),
-        seeds=len(watched),
-        batch=example.batch,
-        group=example.group,
+        learner=course.learner,
+        curator=curator,
+        signal=course.signal,
+        delay=course.delay,
+        hyper=course.hyper,
+        resolved=course.make(first_seed)[0].resolved(),
+        seeds=seeds,
+        batch=batch,
+        group=group,
+        estimator=estimator,
+        schedule=course.schedule,
+        averaging=averaging,
         start=start,
         competence=mean_interval(np.array([watch.competence[-1] for watch in watched])),
         averaged=mean_interval(np.array(averaged)) if averaged else None,
@@ -241,8 +242,65 @@ def _summarise(
         wasted=mean_interval(np.array([watch.wasted / watch.spent.rollouts for watch in watched])),
         spent=watched[0].spent,
         curve=_curve(watched),
-        **asked,
     )
+
+
+class Course:
+    """A learner, a curator and how they meet: what the seeds of one simulation share.
+
+    Raises ValueError for what does not exist or is refused, but for hyper-parameters, which ``make`` refuses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        curator: str,
+        *,
+        batch: int,
+        group: int,
+        budget: Budget | None = None,
+        delay: Delay | int | str = NO_DELAY,
+        estimator: str = "grpo",
+        signal: str | None = None,
+        schedule: Schedule | None = None,
+        averaging: Averaging | None = None,
+        parameter: dict[str, Any] | None = None,
+        hyper: dict[str, Any] | None = None,
+        instance_seed: int = 0,
+    ) -> None:
+        label, admission = split_admission(curator)
+        self.greedy = label == GREEDY
+        self.cls: Any = GreedyOracle if self.greedy else curator_class(label)
+        self.hyper, self.signal = dict(hyper or {}), signal or self.cls.signal
+        if self.signal not in SIGNALS:
+            raise ValueError(f"unknown signal {self.signal!r}; choose from {', '.join(SIGNALS)}")
+        self.budget, self.delay, self.estimator = budget or Budget(steps=200), parse_delay(delay), estimator
+        self.schedule, self.averaging = schedule or Schedule(), averaging
+        recipe = replace(LEARNERS[name], **parameter) if parameter and name in LEARNERS else None
+        self.learner = make_learner(name, recipe, instance_seed=instance_seed)
+        self.bank = self.learner.bank()
+        horizon = planned_steps(self.learner, self.budget, batch * group)
+        self.common = {"batch": batch, "horizon": horizon, "group": group, "admission": admission}
+
+    def make(self, seed: int) -> tuple[Curator, LearnerActor, int]:
+        """(curator, actor, the actor's seed)."""
+        curator_seed, actor_seed = spawn_seeds(seed, 2)
+        actor = LearnerActor(self.learner, actor_seed, schedule=self.schedule, averaging=self.averaging)
+        knows = {"actor": actor, "estimator": self.estimator} if self.greedy else {}
+        return self.cls(self.bank, seed=curator_seed, **(self.common | knows | self.hyper)), actor, actor_seed
+
+    def run(self, seed: int) -> Watch:
+        """One seed."""
+        curator, actor, actor_seed = self.make(seed)
+        late: Any = curator if self.delay == NO_DELAY else Delayed(curator, self.delay, actor_seed)
+        return follow(late, actor, signal=SIGNALS[self.signal], budget=self.budget, estimator=self.estimator)
+
+
+def check(name: str, curator: str, **question: Any) -> None:
+    """Raises ValueError for what ``simulate_learner`` would refuse; runs nothing."""
+    course = Course(name, curator, **question)
+    made, actor, _ = course.make(0)
+    actor.value(made.group, course.estimator)
 
 
 def describe(row: dict[str, Any]) -> str:

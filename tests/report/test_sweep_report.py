@@ -6,7 +6,7 @@ from curbench.config import validate
 from curbench.report import page, write_report
 from curbench.report.collect import collect
 from curbench.report.sweep import by_test_bed, cut, held, lines, looseness, slopes, swept
-from curbench.sim.grid import Grid, expand, run_unit
+from curbench.sim.grid import Grid, expand
 from tests.report.browser import chromium, inspect
 
 
@@ -89,7 +89,7 @@ def swept_folder(tmp_path_factory):
     grid |= {"horizon": [40, 80], "arms_count": 3, "delay": [0, 2], "seeds": 2}
     for one in expand(validate(Grid, grid)):
         environment = {"command": "x", "commit": None, "versions": {}, "machine": "m", "python": "3"}
-        run_unit(one, out, environment)
+        one.run(out, environment)
     return out
 
 

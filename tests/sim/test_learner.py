@@ -335,7 +335,7 @@ def test_every_kind_of_curator_trains_it_and_continues_exactly(name):
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_setting_learns_under_uniform_selection_and_better_under_the_oracle(name):
-    result = {c: simulate_learner(name, c, seeds=2, budget_steps=40) for c in ("uniform", "greedy")}
+    result = {c: simulate_learner(name, c, seeds=2, budget=Budget(steps=40)) for c in ("uniform", "greedy")}
     assert result["uniform"].competence.mean > result["uniform"].start
     assert result["greedy"].competence.mean > result["uniform"].competence.mean
     assert 0 < result["greedy"].regret.mean < result["uniform"].regret.mean
@@ -345,14 +345,15 @@ def test_every_setting_learns_under_uniform_selection_and_better_under_the_oracl
 def test_a_size_signal_is_trapped_by_coin_flips():
     label = {"sec": {"temperature": 0.1}, "uniform": {}}
     trapped, uniform = (
-        simulate_learner("noisy_tv", name, seeds=3, budget_steps=150, hyper=hyper) for name, hyper in label.items()
+        simulate_learner("noisy_tv", name, seeds=3, budget=Budget(steps=150), hyper=hyper)
+        for name, hyper in label.items()
     )
     assert trapped.competence.hi < uniform.competence.lo
     assert trapped.wasted.hi < uniform.wasted.lo  # fewer degenerate groups, and yet nothing learnt
 
 
 def test_results_are_json_reproducible_and_count_tokens():
-    options = {"seeds": 2, "batch": 8, "group": 4, "budget_tokens": 2_000, "target": 0.29}
+    options = {"seeds": 2, "batch": 8, "group": 4, "budget": Budget(tokens=2_000), "target": 0.29}
     row, again, other = (simulate_learner("long_answers", "sec", first_seed=s, **options).row() for s in (0, 0, 2))
     assert json.loads(json.dumps(row, allow_nan=False)) == row == again
     assert row["competence"] != other["competence"]
@@ -363,10 +364,10 @@ def test_results_are_json_reproducible_and_count_tokens():
 
 
 def test_a_target_out_of_reach_is_not_given_a_number():
-    row = simulate_learner("plain", "uniform", seeds=2, budget_steps=3, target=0.99).row()
+    row = simulate_learner("plain", "uniform", seeds=2, budget=Budget(steps=3), target=0.99).row()
     assert (row["reached"], row["tokens_to_target"]) == (0, None)
     assert "0.990 not reached" in describe(row)
-    assert simulate_learner("plain", "uniform", seeds=1, budget_steps=1).row()["competence"]["lo"] is None
+    assert simulate_learner("plain", "uniform", seeds=1, budget=Budget(steps=1)).row()["competence"]["lo"] is None
 
 
 @pytest.mark.parametrize(
@@ -378,13 +379,13 @@ def test_a_target_out_of_reach_is_not_given_a_number():
         ({"signal": "nope"}, "unknown signal 'nope'"),
         ({"seeds": 0}, "seeds must be at least 1; got 0"),
         ({"group": 1}, "a group needs at least 2 rollouts"),
-        ({"budget_steps": 0}, "budget steps must be positive; got 0"),
+        ({"delay": "-1"}, "a delay is ROUNDS"),
         ({"estimator": "nope"}, "unknown estimator 'nope'"),
     ],
 )
 def test_bad_requests_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        simulate_learner(**({"name": "plain", "curator": "uniform", "seeds": 1, "budget_steps": 1} | change))
+        simulate_learner(**({"name": "plain", "curator": "uniform", "seeds": 1, "budget": Budget(steps=1)} | change))
 
 
 # --- Target alignment -------------------------------------------------------------------------------------------------

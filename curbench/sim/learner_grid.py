@@ -1,0 +1,205 @@
+"""A grid of simulated learners: read from YAML, expanded to units, each kept in a file named by what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from curbench.config import convert, parse_hyper, validate
+from curbench.curators import curator_class, split_admission
+from curbench.loop import Budget
+from curbench.sim.axes import Count, Entries, Late, Listed, Whole, choices, label, read_row, unit_path, write_row
+from curbench.sim.learner import LEARNERS, Recipe
+from curbench.sim.simulate_learner import GREEDY, LearnerSimulation, check, simulate_learner
+
+FIXED = frozenset({"source", "noisy", "impossible"})
+"""Parts of a recipe that are texts or lists, hence no axes."""
+
+
+class Axes(BaseModel):
+    """What is varied for every learner and curator; a single value need not be a list.
+
+    steps, rollouts, tokens  budget: stop at the first limit that is reached; null is no limit, 200 steps if all are
+    batch          B, problems per step
+    group          G, rollouts per problem
+    delay          steps until feedback arrives, or "STEPS:JITTER:LOSS" in quotes
+    estimator      of the advantage, see ``advantage.ESTIMATORS``
+    signal         utility of a group, see ``signals.SIGNALS``; null is the curator's own
+    instance_seed  which problems are drawn
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: Listed[Whole | None] = [None]
+    rollouts: Listed[Whole | None] = [None]
+    tokens: Listed[Whole | None] = [None]
+    batch: Listed[Whole] = [32]
+    group: Listed[Whole] = [8]
+    delay: Listed[Late] = [0]
+    estimator: Listed[str] = ["grpo"]
+    signal: Listed[str | None] = [None]
+    instance_seed: Listed[Count] = [0]
+
+
+class LearnerGrid(Axes):
+    """The product of learners, curators and axes.
+
+    learners  names of ``LEARNERS``; each may bring parameters of its recipe, and axes in place of those of the grid
+    curators  names, with an admission rule as in ``sec+nondegenerate``, or greedy; a name may bring hyper-parameters
+    seeds     independent runs of every unit
+    """
+
+    learners: Entries
+    curators: Entries
+    seeds: Whole = 20
+
+
+@dataclass(frozen=True)
+class LearnerUnit:
+    """One curator that trains one learner: everything that its numbers depend on."""
+
+    learner: str
+    parameter: dict[str, Any]
+    steps: int | None
+    rollouts: int | None
+    tokens: int | None
+    batch: int
+    group: int
+    delay: int | str
+    estimator: str
+    signal: str | None
+    instance_seed: int
+    curator: str
+    hyper: dict[str, Any]
+    seeds: int
+
+    HEAD: ClassVar[tuple[str, ...]] = (
+        *("learner", "B", "G", "delay", "curator", "seeds", "start", "competence", "interval"),
+        *("tokens to target", "reached", "wasted", "oracle regret"),
+    )
+
+    @cached_property
+    def path(self) -> Path:
+        """Where it is kept: in learn, under a name for everything asked for."""
+        return unit_path("learn", self.learner, self.curator, asdict(self))
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """Arguments of ``simulate_learner`` and ``check``, but for the seeds."""
+        names = ("parameter", "batch", "group", "delay", "estimator", "signal", "instance_seed", "hyper")
+        budget = Budget(self.steps, self.rollouts, self.tokens) if self.steps or self.rollouts or self.tokens else None
+        return {name: getattr(self, name) for name in names} | {"budget": budget}
+
+    def simulate(self, progress: Callable[[], None] = lambda: None) -> LearnerSimulation:
+        """Runs it. ``progress`` is called after every seed."""
+        return simulate_learner(self.learner, self.curator, seeds=self.seeds, progress=progress, **self.question)
+
+    def row(self, result: LearnerSimulation) -> dict[str, Any]:
+        """The result as JSON scalars, with what was asked for."""
+        own = {"unit": self.path.stem, "parameter": self.parameter, "instance_seed": self.instance_seed}
+        return result.row() | own
+
+    def run(self, out: Path, environment: dict[str, Any]) -> dict[str, Any]:
+        """Simulates it on one thread, keeps it under ``out`` and returns its row."""
+        result = self.simulate()
+        row = self.row(result)
+        write_learner_unit(out / self.path, {"row": row, "environment": environment}, result.curve.tolist())
+        return row
+
+    def read(self, out: Path) -> dict[str, Any]:
+        """Its row, from the file."""
+        return read_learner_unit(out / self.path)["row"]
+
+    @staticmethod
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        """One line of the table under ``HEAD``."""
+        competence, tokens = row["competence"], row["tokens_to_target"]
+        return (
+            label(row["learner"], row["parameter"]),
+            *(str(row[name]) for name in ("batch", "group", "delay")),
+            label(row["curator"], row["hyper"]),
+            str(row["seeds"]),
+            f"{row['start']:.3f}",
+            f"{competence['mean']:.3f}",
+            "" if competence["lo"] is None else f"[{competence['lo']:.3f}, {competence['hi']:.3f}]",
+            "" if tokens is None else f"{tokens:.0f}",
+            f"{row['reached']}/{row['seeds']}",
+            f"{row['wasted']['mean']:.2f}",
+            f"{row['regret']['mean']:.2f}",
+        )
+
+    @staticmethod
+    def failed(row: dict[str, Any]) -> bool:
+        """Never: nothing about learners is proved."""
+        return False
+
+
+def read(content: dict[str, Any]) -> list[LearnerUnit]:
+    """The units of one mapping of a YAML grid, checked: whatever can be known to be wrong without running anything.
+
+    Raises ValueError for an unknown key, name or parameter, or a value that is refused.
+    """
+    units = expand(validate(LearnerGrid, content))
+    for unit in units:
+        check(unit.learner, unit.curator, **unit.question)
+    return units
+
+
+def expand(grid: LearnerGrid) -> list[LearnerUnit]:
+    """The product of a grid, without repetitions.
+
+    >>> [u.group for u in expand(LearnerGrid(learners="plain", curators=["uniform"], group=[4, 8]))]
+    [4, 8]
+    """
+    unit: dict[Path, LearnerUnit] = {}
+    for name, given in grid.learners:
+        if name not in LEARNERS:
+            raise ValueError(f"unknown learner {name!r}; choose from {', '.join(LEARNERS)}")
+        own = {key: value for key, value in given.items() if key in Axes.model_fields}
+        parameter = {key: value for key, value in given.items() if key not in own}
+        axis = {key: getattr(grid, key) for key in Axes.model_fields}
+        axis |= {key: getattr(validate(Axes, own), key) for key in own}
+        for where in choices(axis):
+            for setting in choices(parameter):
+                setting = convert(Recipe, setting, reserved=FIXED)
+                for curator, hyper in _policies(grid):
+                    one = LearnerUnit(name, setting, curator=curator, hyper=hyper, seeds=grid.seeds, **where)
+                    unit.setdefault(one.path, one)
+    return list(unit.values())
+
+
+def _policies(grid: LearnerGrid) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, given in grid.curators:
+        curator, _ = split_admission(name)
+        if curator == GREEDY and given:
+            raise ValueError(f"{GREEDY} has no settings; got {', '.join(given)}")
+        for hyper in choices(given):
+            yield name, {} if curator == GREEDY else parse_hyper(curator_class(curator), hyper)
+
+
+CURVES = ("tokens", "mean", "lo", "hi")
+PLAIN = ("unit", "learner", "curator", "batch", "group", "seeds", "instance_seed", "start", "tokens_to_target")
+KIND = {"tokens_to_target": pa.float64()} | dict.fromkeys(CURVES, pa.list_(pa.float64()))
+
+
+def write_learner_unit(path: Path, content: dict[str, Any], curve: list[list[float]]) -> None:
+    """Keeps one unit. ``content``: row and environment; ``curve``: see ``LearnerSimulation``."""
+    row = content["row"]
+    column = {name: row[name] for name in PLAIN} | {"delay": str(row["delay"])}
+    column |= {name: row[name]["mean"] for name in ("competence", "regret", "wasted")}
+    column |= dict(zip(CURVES, map(list, zip(*curve, strict=True)), strict=True))
+    write_row(path, column, content, KIND)
+
+
+def read_learner_unit(path: Path) -> dict[str, Any]:
+    """What a unit left: row, environment and the curve as lists tokens, mean, lo and hi.
+
+    Raises ValueError, with the name of the file, if it is no such file.
+    """
+    return read_row(path, *CURVES)
