@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from curbench.types import Array
 
@@ -93,3 +93,78 @@ def log_slope(x: Array, y: Array, level: float = 0.95) -> Interval:
     residual = value - slope * centred
     half = float(stdtrit(free, 0.5 + level / 2)) * (float(residual @ residual) / free / spread) ** 0.5
     return Interval(slope, slope - half, slope + half, x.size)
+
+
+def interquartile_mean(score: Array) -> Array:
+    """Mean of the middle half of f64[..., n] along the last axis: a quarter of the values is cut off at either end.
+
+    int(n / 4) values are cut, as in ``scipy.stats.trim_mean(score, 0.25, axis=-1)``, which this equals.
+    Source  Agarwal et al. 2021 (2108.13264) section 4.
+
+    >>> float(interquartile_mean(np.array([0.0, 1.0, 2.0, 90.0])))
+    1.5
+    """
+    n = score.shape[-1]
+    cut = n // 4
+    return np.partition(score, (cut, n - cut - 1), axis=-1)[..., cut : n - cut].mean(axis=-1)
+
+
+def aggregate_iqm(
+    score: list[Array], *, generator: np.random.Generator, draws: int = 2000, level: float = 0.95
+) -> Interval:
+    """The interquartile mean over all runs of all tasks, with a stratified percentile-bootstrap interval.
+
+    score      one f64[S] per task, comparable between tasks; tasks may have different numbers of seeds
+    generator  of the resampling: runs are drawn with replacement within each task
+    draws      bootstrap samples
+    Source     Agarwal et al. 2021 (2108.13264) sections 4 and 5.
+
+    >>> aggregate_iqm([np.ones(4), np.ones(6)], generator=np.random.default_rng(0), draws=10)
+    Interval(mean=1.0, lo=1.0, hi=1.0, n=10)
+    """
+    resampled = [task[generator.integers(task.size, size=(draws, task.size))] for task in score]
+    value = interquartile_mean(np.concatenate(resampled, axis=1))
+    lo, hi = np.quantile(value, [0.5 - level / 2, 0.5 + level / 2])
+    every = np.concatenate(score)
+    return Interval(float(interquartile_mean(every)), float(lo), float(hi), every.size)
+
+
+def improvement_probability(score: list[Array], rival: list[Array], level: float = 0.95) -> Interval:
+    """P(a run scores higher than a run of the rival), ties counting half, averaged over tasks.
+
+        U = mean_ij [x_i > y_j] + [x_i = y_j] / 2,   interval U +- z sqrt(sum over tasks of var U) / tasks
+
+    score, rival  one f64[S] per task, run s of both under the same luck
+    Returns       with n tasks; the variance of U is that of its projection on pairs of runs (Hoeffding 1948), so the
+                  pairing is accounted for; clipped to [0, 1]; infinitely wide with a single seed
+    Raises        ValueError unless both have the same tasks and seeds.
+    Source        Agarwal et al. 2021 (2108.13264) section 4, there with independent runs and a bootstrap.
+
+    >>> improvement_probability([np.array([2.0, 3.0])], [np.array([1.0, 2.0])]).mean
+    0.875
+    """
+    if [x.shape for x in score] != [y.shape for y in rival]:
+        raise ValueError("runs are compared in pairs: both sides need the same tasks and seeds")
+    total, variance = 0.0, 0.0
+    for x, y in zip(score, rival, strict=True):
+        above = 0.5 * (np.sign(x[:, None] - y) + 1.0)
+        u = above.mean()
+        influence = above.mean(axis=1) + above.mean(axis=0) - 2.0 * u
+        total += u
+        variance += influence.var(ddof=1) / x.size if x.size > 1 else np.inf
+    mean, tasks = float(total / len(score)), len(score)
+    half = float(ndtri(0.5 + level / 2)) * float(variance) ** 0.5 / tasks
+    if not np.isfinite(half):
+        return Interval(mean, -np.inf, np.inf, tasks)
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half), tasks)
+
+
+def performance_profile(score: list[Array], threshold: Array) -> Array:
+    """f64[n], the share of runs above each threshold f64[n], averaged over tasks.
+
+    Source  Agarwal et al. 2021 (2108.13264) section 4, run-score distributions.
+
+    >>> performance_profile([np.array([0.2, 0.8]), np.array([0.6])], np.array([0.0, 0.5, 0.7]))
+    array([1.  , 0.75, 0.25])
+    """
+    return np.mean([(task[:, None] > threshold).mean(axis=0) for task in score], axis=0)
