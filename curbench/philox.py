@@ -26,6 +26,7 @@ KEY = 12  # sampling keys of a curator's candidates (index = place)
 TIE = 13  # which of equal scores, and who passes a filter (index = place)
 WEIGHT = 14  # initial weights of neural curators, and random projections
 PROBE = 15  # problems that are rolled out to learn about them, not to train on them
+SUBSET = 16  # a simple random sample (index = slot)
 POSTERIOR = 20  # posterior samples of Thompson sampling (index = arm and attempt, step = round)
 RACE = 24  # arrival times of an exponential race, high words (index and word: csrc/race.h); low words under RACE + 1
 FLOOR_RACE = 26  # the same for the uniform floor, low words under FLOOR_RACE + 1

@@ -31,6 +31,11 @@ def mean_abs_advantage(rollouts: Rollouts, reward: Reward, stats: GroupStats, re
     return stats.abs_advantage
 
 
+def pass_rate(rollouts: Rollouts, reward: Reward, stats: GroupStats, report: UpdateReport) -> Array:
+    """f64[B], share of successes in each group, whatever the scale of the reward."""
+    return stats.success / np.maximum(stats.n, 1)
+
+
 def success_variance(rollouts: Rollouts, reward: Reward, stats: GroupStats, report: UpdateReport) -> Array:
     """f64[B], k (G - k) / (G (G - 1)): unbiased for p (1 - p) of the pass rate p; 0 for a single rollout.
 
@@ -124,6 +129,7 @@ def target_alignment(rollouts: Rollouts, reward: Reward, stats: GroupStats, repo
 SIGNALS: dict[str, Signal] = {
     "mean_reward": mean_reward,
     "mean_abs_advantage": mean_abs_advantage,
+    "pass_rate": pass_rate,
     "success_variance": success_variance,
     "policy_improvement": policy_improvement,
     "policy_improvement_loo": partial(policy_improvement, advantage="rloo"),

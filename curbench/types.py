@@ -316,6 +316,8 @@ class Feedback:
     admitted   bool[B]
     staleness  i32[B], curator steps between draw and feedback
     tokens     i64[B], generated for each slot, rejected groups included
+
+    Raises ValueError for a utility that is not finite or a group without a rollout.
     """
 
     selection: Selection
@@ -327,6 +329,9 @@ class Feedback:
 
     def __post_init__(self) -> None:
         shape = (len(self.selection),)
+        if not np.minimum.reduce(self.stats.n, initial=1) >= 1:
+            slot = int(np.argmin(self.stats.n))
+            raise ValueError(f"a group without a rollout teaches nothing; leave slot {slot} out of the feedback")
         _require_finite(self, "utility", _freeze(self, "utility", np.float64, shape))
         _freeze(self, "admitted", np.bool_, shape)
         _freeze(self, "staleness", np.int32, shape)

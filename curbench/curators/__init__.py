@@ -46,8 +46,18 @@ CURATORS: dict[str, Listing] = {
     "r_ed_ucb": Listing("curbench.curators.r_ed_ucb:REdUcb", "Metelli et al. 2022"),
     "comb_ucb1": Listing("curbench.curators.comb_ucb1:CombUcb1", "Kveton et al. 2015"),
     "actor_curator": Listing("curbench.curators.actor_curator:ActorCurator", "Gu et al. 2026, 2602.20532"),
-    "sec": Listing("curbench.curators.sec:Sec", "Chen et al. 2025, 2505.14970"),
     "target_aligned": Listing("curbench.curators.target_aligned:TargetAligned", "our own: docs/methods.md"),
+    "sec": Listing("curbench.curators.sec:Sec", "Chen et al. 2025, 2505.14970", ("paper", "released")),
+    "dump": Listing("curbench.curators.dump:Dump", "Wang et al. 2025, 2504.09710"),
+    "procurl": Listing("curbench.curators.procurl:Procurl", "Tzannetos et al. 2023, 2304.12877"),
+    "mopps": Listing("curbench.curators.mopps:Mopps", "Qu et al. 2025, 2507.04632"),
+    "adarft": Listing("curbench.curators.adarft:Adarft", "Shi et al. 2025, 2504.05520"),
+    "plr": Listing("curbench.curators.plr:Plr", "Jiang et al. 2021, 2010.03934"),
+    "pudf": Listing("curbench.curators.pudf:Pudf", "Meng et al. 2024, 2408.05326"),
+    "length_sorted": Listing("curbench.curators.length_sorted:LengthSorted", "a control"),
+    "easy_to_hard": Listing("curbench.curators.easy_to_hard:EasyToHard", "Parashar et al. 2025, 2506.06632"),
+    "rmt": Listing("curbench.curators.rmt:Rmt", "RMT 2025, 2509.24375"),
+    "cyclical": Listing("curbench.curators.cyclical:Cyclical", "Kesgin & Amasyali 2022, 2202.05531"),
 }
 
 

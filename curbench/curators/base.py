@@ -41,6 +41,21 @@ class Curator(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Optional fields of the bank that this method cannot do without."""
 
+    explores: ClassVar[bool] = True
+    """Whether every problem has a positive probability at every step; an index or a filter leaves some out."""
+
+    stationary: ClassVar[bool] = True
+    """Whether draws follow one law until the next update; schedules, which go by the clock, do not."""
+
+    oversamples: ClassVar[bool] = False
+    """Whether a selection may have more slots than asked for, some of them to be rejected."""
+
+    allocates: ClassVar[bool] = False
+    """Whether groups differ in size."""
+
+    filters: ClassVar[bool] = False
+    """Whether admission is part of the method, whatever the rule it is given."""
+
     def __init__(
         self, bank: Bank, *, seed: int, batch: int, horizon: int, group: int = 1, admission: str = "all"
     ) -> None:
@@ -70,8 +85,8 @@ class Curator(ABC):
         self,
         problem: Array,
         propensity: Array,
-        *,
         design: str,
+        *,
         rollouts: Array | None = None,
         candidate: Array | None = None,
     ) -> Selection:

@@ -1,7 +1,7 @@
 """Estimators: what a curator remembers of each arm (a problem or a stratum). Any sampler goes with any of them.
 
 The compiled functions serve tabular cores; the classes are ``base.Part``s over problems, in plain numpy. An arm may
-appear several times in one update. Groups without a single rollout teach nothing.
+appear several times in one update.
 """
 
 from __future__ import annotations
@@ -32,6 +32,26 @@ def moving_average_(average, arm, value, rate, decay):
             average[c] *= 1.0 - rate
 
 
+@nb.njit
+def push_(ring, pushed, arm, value):
+    """Puts a value into the ring of an arm, over its oldest one. ring f64[K, W]; pushed i64[K], values so far."""
+    ring[arm, pushed[arm] % ring.shape[1]] = value
+    pushed[arm] += 1
+
+
+@nb.njit(error_model="numpy")
+def window_mean(ring, pushed, arm, last):
+    """Mean of an arm's ring, the oldest value of a full ring with weight ``last`` in (0, 1]; 0 for an empty one."""
+    size = ring.shape[1]
+    count = min(pushed[arm], size)
+    total, weight = 0.0, 0.0
+    for i in range(count):
+        w = last if count == size and i == pushed[arm] % size else 1.0
+        total += w * ring[arm, i]
+        weight += w
+    return total / weight if count > 0 else 0.0
+
+
 class BetaPosterior:
     """A Beta posterior of each arm's pass rate that may fade towards its prior.
 
@@ -50,9 +70,7 @@ class BetaPosterior:
         self.a, self.b = np.full(arms, float(prior[0])), np.full(arms, float(prior[1]))
 
     def update(self, arm: Array, success: Array, n: Array) -> None:
-        """Adds success i64[B] of n i64[B] rollouts; n = 0 changes nothing. Repeated arms fade once."""
-        seen = n > 0
-        arm, success, n = arm[seen], success[seen], n[seen]
+        """Adds success i64[B] of n i64[B] rollouts. An arm that appears twice fades once."""
         if self.discount < 1.0:
             visited = np.unique(arm)
             for count, prior in ((self.a, self.prior[0]), (self.b, self.prior[1])):
@@ -93,9 +111,8 @@ class LatestValue:
         """bool[K], which arms were ever visited."""
         return self.last_visit >= 0
 
-    def update(self, arm: Array, value: Array, n: Array, step: int) -> None:
-        """Moves the averages by value f64[B] of the slots with n > 0 rollouts; slots of one arm are averaged first."""
-        arm, value = arm[n > 0], value[n > 0]
+    def update(self, arm: Array, value: Array, step: int) -> None:
+        """Moves the averages by value f64[B]; slots of one arm are averaged first."""
         visited, slot, count = np.unique(arm, return_inverse=True, return_counts=True)
         mean = np.bincount(slot, value, visited.size) / count
         rate = np.where(self.seen[visited], self.rate, 1.0)
@@ -122,10 +139,9 @@ class Recent:
         self.arm = self.success = self.n = np.empty(0, np.int64)
 
     def update(self, arm: Array, success: Array, n: Array) -> None:
-        """Appends the groups that have a rollout and drops the oldest."""
-        seen = n > 0
+        """Appends groups and drops the oldest."""
         self.arm, self.success, self.n = (
-            np.concatenate([kept, new[seen]])[-self.capacity :]
+            np.concatenate([kept, new])[-self.capacity :]
             for kept, new in ((self.arm, arm), (self.success, success), (self.n, n))
         )
 

@@ -13,15 +13,27 @@ Keys are Philox numbers at (seed, stream KEY, step, place among the candidates).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba as nb
 import numpy as np
 from scipy.special import betainc
 
 from curbench.curators.posterior import beta_sample
-from curbench.philox import KEY, TIE, uniform
+from curbench.philox import KEY, SUBSET, TIE, uniform
+from curbench.sampling import candidate_set, select_systematic_
 from curbench.types import Array
 
+Seed = int | np.uint64
 TINY = float(np.finfo(float).tiny)
+
+
+class Draw(NamedTuple):
+    """Who was drawn from M problems: place i64[B], propensity f64[B] and design, see ``types.Selection``."""
+
+    place: Array
+    propensity: Array
+    design: str
 
 
 def softmax(score: Array, temperature: float = 1.0) -> Array:
@@ -71,38 +83,60 @@ def smallest(key: Array, count: int) -> tuple[Array, float]:
     return chosen[np.argsort(key[chosen], kind="stable")], float(key[place[count]])
 
 
-def race(weight: Array, count: int, *, seed: int, step: int) -> tuple[Array, Array]:
-    """(place i64[B], propensity f64[B]): B successive draws without replacement, each proportional to weight.
+def simple(total: int, count: int, *, seed: Seed, step: int) -> Draw:
+    """A simple random sample of B out of M: every problem with propensity B / M.
 
-    weight  f64[M] > 0, of any scale
+    >>> simple(4, 2, seed=0, step=0).propensity
+    array([0.5, 0.5])
+    """
+    if count > total:
+        raise ValueError(f"{count} problems cannot be drawn without repetition from {total}; use a smaller batch")
+    return Draw(candidate_set(count, total, np.uint64(seed), step, SUBSET), np.full(count, count / total), "systematic")
+
+
+def systematic(p: Array, count: int, *, seed: Seed, step: int) -> Draw:
+    """B of M problems with inclusion probabilities min(1, s p) that sum to B, without repetition.
+
+    >>> systematic(np.array([0.5, 0.25, 0.25]), 2, seed=0, step=0).propensity.max()
+    np.float64(1.0)
+    """
+    place, propensity = np.empty(count, np.int64), np.empty(count)
+    one = np.ones(p.size, np.int64)
+    select_systematic_(place, propensity, p, np.arange(p.size), np.arange(p.size), one, np.uint64(seed), step)
+    return Draw(place, propensity, "systematic")
+
+
+def race(log_weight: Array, count: int, *, seed: Seed, step: int) -> Draw:
+    """B successive draws without replacement, each proportional to exp(log_weight f64[M]), finite and of any scale.
+
     Keys are exponential arrival times E / w, so F(t) = 1 - exp(-w t). They are compared as logarithms.
 
-    >>> race(np.array([1e-300, 1.0, 1.0]), 2, seed=0, step=0)[1].round(6)
+    >>> race(np.array([-700.0, 0.0, 0.0]), 2, seed=0, step=0).propensity.round(6)
     array([1., 1.])
     """
-    log_weight = np.log(weight)
-    u = uniforms(weight.size, np.uint64(seed), KEY, step)
+    u = uniforms(log_weight.size, np.uint64(seed), KEY, step)
     key = np.log(-np.log1p(-np.maximum(u, 2.0**-54))) - log_weight
     place, threshold = smallest(key, count)
     reached = -np.expm1(-np.exp(np.minimum(log_weight[place] + threshold, 700.0)))
-    return place, np.maximum(reached, TINY)
+    return Draw(place, np.maximum(reached, TINY), "order")
 
 
-def first_accepted(chance: Array, count: int, *, seed: int, step: int) -> tuple[Array, Array]:
-    """(place i64[B], propensity f64[B]): the first B in a random order that pass a filter, each with its own chance.
+def first_accepted(chance: Array, count: int, *, seed: Seed, step: int) -> Draw:
+    """The first B in a random order that pass a filter, each with its own chance.
 
     chance  f64[M] in (0, 1], of being accepted; where too few are, the first of the others fill the batch. A problem
             with chance 0 may fill up too, but nothing could weight it
     A key is u where the problem passes and 1 + u where not, so F(t) = a min(t, 1) + (1 - a) max(t - 1, 0).
 
-    >>> first_accepted(np.array([0.0, 1.0, 0.0]), 1, seed=0, step=0)[0]
+    >>> first_accepted(np.array([0.0, 1.0, 0.0]), 1, seed=0, step=0).place
     array([1])
     """
     u = uniforms(chance.size, np.uint64(seed), KEY, step)
     passes = uniforms(chance.size, np.uint64(seed), TIE, step) < chance
     place, threshold = smallest(np.where(passes, u, 1.0 + u), count)
     t, a = min(threshold, 2.0), chance[place]
-    return place, np.maximum(a * min(t, 1.0) + (1.0 - a) * max(t - 1.0, 0.0), TINY)
+    reached = a * min(t, 1.0) + (1.0 - a) * max(t - 1.0, 0.0)
+    return Draw(place, np.maximum(reached, TINY), "order")
 
 
 @nb.njit
@@ -114,14 +148,14 @@ def _distances(a, b, target, seed, step):
     return key
 
 
-def thompson_nearest(a: Array, b: Array, count: int, *, target: float, seed: int, step: int) -> tuple[Array, Array]:
-    """(place i64[B], propensity f64[B]): the B problems whose posterior sample comes nearest to a target pass rate.
+def thompson_nearest(a: Array, b: Array, count: int, *, target: float, seed: Seed, step: int) -> Draw:
+    """The B problems whose posterior sample comes nearest to a target pass rate.
 
     a, b    f64[M] >= 1, Beta posteriors
     target  in (0, 1)
     F(t) is the posterior mass of [target - t, target + t].
 
-    >>> thompson_nearest(np.ones(4), np.ones(4), 4, target=0.5, seed=0, step=0)[1]
+    >>> thompson_nearest(np.ones(4), np.ones(4), 4, target=0.5, seed=0, step=0).propensity
     array([1., 1., 1., 1.])
     """
     place, t = smallest(_distances(a, b, target, np.uint64(seed), step), count)
@@ -131,17 +165,17 @@ def thompson_nearest(a: Array, b: Array, count: int, *, target: float, seed: int
     upper = a / (a + b) < target
     below = betainc(a, b, high) - betainc(a, b, low)
     above = betainc(b, a, 1.0 - low) - betainc(b, a, 1.0 - high)
-    return place, np.clip(np.where(upper, above, below), TINY, 1.0)
+    return Draw(place, np.clip(np.where(upper, above, below), TINY, 1.0), "order")
 
 
-def lowest(score: Array, count: int, *, seed: int, step: int) -> tuple[Array, Array]:
-    """(place i64[B], propensity f64[B]): the B lowest scores, equal ones at random. Deterministic but for ties.
+def lowest(score: Array, count: int, *, seed: Seed, step: int) -> Draw:
+    """The B lowest scores in rising order, equal ones at random. Deterministic but for ties.
 
     The propensity is 1, and m / n for the n equal scores of which the last m places are filled.
 
     >>> lowest(np.array([3.0, 1.0, 2.0]), 2, seed=0, step=0)
-    (array([1, 2]), array([1., 1.]))
-    >>> lowest(np.zeros(4), 1, seed=0, step=0)[1]
+    Draw(place=array([1, 2]), propensity=array([1., 1.]), design='fixed')
+    >>> lowest(np.zeros(4), 1, seed=0, step=0).propensity
     array([0.25])
     """
     if count > score.size:
@@ -153,4 +187,5 @@ def lowest(score: Array, count: int, *, seed: int, step: int) -> tuple[Array, Ar
     if left < level.size:
         level = level[smallest(uniforms(level.size, np.uint64(seed), TIE, step), left)[0]]
     share = left / np.count_nonzero(score == border)
-    return np.concatenate([inside, level]), np.concatenate([np.ones(inside.size), np.full(left, share)])
+    propensity = np.concatenate([np.ones(inside.size), np.full(left, share)])
+    return Draw(np.concatenate([inside, level]), propensity, "fixed")

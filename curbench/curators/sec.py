@@ -33,8 +33,9 @@ class Sec(TabularCurator):
 
     alpha          step size of the moving average; 0.5 in the published runs
     temperature    tau of the softmax; published 1.0 (Countdown), 0.4 (MATH), 0.2 (puzzles)
-    update_absent  what happens to a category without a draw in a step: "hold" (the paper's formula) or "decay" (the
-                   released code, whose average runs over all categories with zero for the absent ones)
+    variant        "paper": a category without a draw in a step keeps its average, as in the formula; "released": the
+                   average of the code runs over all categories with zero for the absent ones, so that they decay
+    update_absent  "hold" or "decay" by name, whatever the variant
 
     Raises ValueError for a parameter outside its range. The paper draws categories iid; "auto" avoids duplicates.
     """
@@ -47,7 +48,8 @@ class Sec(TabularCurator):
         *,
         alpha: float = 0.5,
         temperature: float = 1.0,
-        update_absent: Literal["hold", "decay"] = "hold",
+        variant: Literal["paper", "released"] = "paper",
+        update_absent: Literal["hold", "decay"] | None = None,
         unit: Unit = "stratum",
         design: Design = "auto",
         **common: Any,
@@ -57,6 +59,10 @@ class Sec(TabularCurator):
             raise ValueError(f"alpha must be in (0, 1]; got {alpha}")
         if temperature <= 0.0:
             raise ValueError(f"temperature must be positive; got {temperature}")
+        if variant not in ("paper", "released"):
+            raise ValueError(f"variant must be paper or released; got {variant!r}")
+        if update_absent is None:
+            update_absent = "hold" if variant == "paper" else "decay"
         if update_absent not in ("hold", "decay"):
             raise ValueError(f"update_absent must be hold or decay; got {update_absent!r}")
         k = self.arm_count

@@ -14,12 +14,14 @@ import numpy as np
 
 from curbench.compiled import hot
 from curbench.curators.base import Curator
+from curbench.curators.samplers import Draw
 from curbench.philox import DRAW, uniform_
 from curbench.regret import mirror_slack
 from curbench.sampling import (
     expected_count_,
     iid_arm_,
     problem_with_replacement_,
+    select_iid_,
     select_systematic_,
     systematic_fits,
 )
@@ -87,10 +89,30 @@ def make_arms(bank: Bank, unit: Unit) -> Arms:
     >>> make_arms(Bank(key=["a", "b", "c"], stratum=[1, 1, 4]), "stratum").size
     array([2, 1])
     """
-    label = bank.stratum if unit == "stratum" else np.arange(len(bank))
+    return group_arms(bank.stratum if unit == "stratum" else np.arange(len(bank)))
+
+
+def group_arms(label: Array) -> Arms:
+    """Arms of problems with equal labels i64[N], in the order of the labels."""
     _, of, size = np.unique(label, return_inverse=True, return_counts=True)
     member = np.argsort(of, kind="stable")
     return Arms(member, np.concatenate([[0], np.cumsum(size)[:-1]]), size, of.astype(np.int64))
+
+
+def draws_iid(p: Array, arms: Arms, batch: int, design: Design) -> bool:
+    """Whether a design comes to iid draws: "auto" does where a systematic one would ask an arm for more than it has."""
+    if design == "auto":
+        return batch > arms.of.size or not systematic_fits(p, arms.size, batch)
+    return design == "iid"
+
+
+def draw_arms(p: Array, arms: Arms, batch: int, design: Design, seed: np.uint64, step: int) -> Draw:
+    """``batch`` problems: arms from p f64[K], problems of an arm uniformly. Place and propensity are of problems."""
+    iid = draws_iid(p, arms, batch, design)
+    problem, propensity = np.empty(batch, np.int64), np.empty(batch)
+    fill = select_iid_ if iid else select_systematic_
+    fill(problem, propensity, p, *arms[:3], seed, step)
+    return Draw(problem, propensity, "iid" if iid else "systematic")
 
 
 class TabularCurator(Curator):
@@ -111,8 +133,6 @@ class TabularCurator(Curator):
     update_core: ClassVar[Callable[..., None]]
     draw_core: ClassVar[Callable[..., None]] = staticmethod(draw_from_table)
     fill_core: ClassVar[Callable[..., None]] = staticmethod(nothing_to_fill)
-    explores: ClassVar[bool] = True
-    """Whether every arm keeps a positive probability; index policies, which play the best index, do not."""
 
     def __init__(self, bank: Bank, *, unit: Unit = "stratum", design: Design = "auto", **common: Any) -> None:
         super().__init__(bank, **common)
@@ -136,7 +156,7 @@ class TabularCurator(Curator):
         return None
 
     def select(self, batch: int) -> Selection:
-        iid = self._draws_iid(batch)
+        iid = draws_iid(self.core.p, self.arms, batch, self.design)
         problem, propensity = np.empty(batch, np.int64), np.empty(batch)
         if iid:
             u = np.empty(batch)
@@ -147,11 +167,6 @@ class TabularCurator(Curator):
         else:
             select_systematic_(problem, propensity, self.core.p, *self.arms[:3], self.seed, self.step)
         return self.selected(problem, propensity, design="iid" if iid else "systematic")
-
-    def _draws_iid(self, batch: int) -> bool:
-        if self.design == "auto":
-            return batch > len(self.bank) or not systematic_fits(self.core.p, self.arms.size, batch)
-        return self.design == "iid"
 
     def update(self, feedback: Feedback) -> None:
         selection = feedback.selection
