@@ -13,7 +13,7 @@ from curbench.curators import CURATORS, curator_class, split_admission
 from curbench.loop import Budget, run
 from curbench.record import flatten, unflatten
 from curbench.signals import SIGNALS
-from curbench.types import Bank, Evaluation, Feedback, GroupStats, Reward, Rollouts, UpdateReport
+from curbench.types import ActorView, Bank, Evaluation, Feedback, GroupStats, Reward, Rollouts, UpdateReport
 
 BATCH, GROUP, HORIZON, PROBLEMS = 8, 4, 50, 60
 QUICK = {
@@ -361,6 +361,11 @@ class Examiner:
 
     def evaluate(self):
         return Evaluation(self.rng.integers(0, 2, 5), np.ones(5, np.int64), 5, np.zeros(5, np.int32))
+
+    @property
+    def view(self):
+        hidden = bank().feature
+        return ActorView(lambda problem, depth=1.0: hidden[problem], lambda problem: np.tanh(hidden[problem, 0]))
 
     def state(self):
         return {}
