@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import betainc
 
 from curbench.curators.posterior import beta_sample
-from curbench.philox import KEY, SUBSET, TIE, uniform
+from curbench.philox import KEY, SUBSET, TIE, uniform_
 from curbench.sampling import candidate_set, select_systematic_
 from curbench.types import Array
 
@@ -57,12 +57,10 @@ def softmax_(p, score, temperature):
         p[c] /= mass
 
 
-@nb.njit
-def uniforms(count, seed, stream, step):
+def uniforms(count: int, seed: Seed, stream: int, step: int) -> Array:
     """f64[count] in [0, 1), one per place."""
     u = np.empty(count)
-    for i in range(count):
-        u[i] = uniform(seed, stream, step, i)
+    uniform_(u, np.uint64(seed), stream, step)
     return u
 
 
@@ -114,7 +112,7 @@ def race(log_weight: Array, count: int, *, seed: Seed, step: int) -> Draw:
     >>> race(np.array([-700.0, 0.0, 0.0]), 2, seed=0, step=0).propensity.round(6)
     array([1., 1.])
     """
-    u = uniforms(log_weight.size, np.uint64(seed), KEY, step)
+    u = uniforms(log_weight.size, seed, KEY, step)
     key = np.log(-np.log1p(-np.maximum(u, 2.0**-54))) - log_weight
     place, threshold = smallest(key, count)
     reached = -np.expm1(-np.exp(np.minimum(log_weight[place] + threshold, 700.0)))
@@ -131,8 +129,8 @@ def first_accepted(chance: Array, count: int, *, seed: Seed, step: int) -> Draw:
     >>> first_accepted(np.array([0.0, 1.0, 0.0]), 1, seed=0, step=0).place
     array([1])
     """
-    u = uniforms(chance.size, np.uint64(seed), KEY, step)
-    passes = uniforms(chance.size, np.uint64(seed), TIE, step) < chance
+    u = uniforms(chance.size, seed, KEY, step)
+    passes = uniforms(chance.size, seed, TIE, step) < chance
     place, threshold = smallest(np.where(passes, u, 1.0 + u), count)
     t, a = min(threshold, 2.0), chance[place]
     reached = a * min(t, 1.0) + (1.0 - a) * max(t - 1.0, 0.0)
@@ -185,7 +183,7 @@ def lowest(score: Array, count: int, *, seed: Seed, step: int) -> Draw:
     left = count - inside.size
     inside = inside[np.argsort(score[inside], kind="stable")]
     if left < level.size:
-        level = level[smallest(uniforms(level.size, np.uint64(seed), TIE, step), left)[0]]
+        level = level[smallest(uniforms(level.size, seed, TIE, step), left)[0]]
     share = left / np.count_nonzero(score == border)
     propensity = np.concatenate([np.ones(inside.size), np.full(left, share)])
     return Draw(np.concatenate([inside, level]), propensity, "fixed")
