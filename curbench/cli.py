@@ -36,6 +36,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on 
 Set = Annotated[
     list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; CURATOR.NAME=VALUE for one curator only.")
 ]
+Features = Annotated[
+    str | None,
+    typer.Option(metavar="SOURCE[+SOURCE...]", help="What neural curators see: bank, strata, ngram[:N], hidden[:N]."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Where to keep the results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what --out already holds.")]
 
@@ -172,6 +176,7 @@ def learn(
     budget_tokens: Annotated[int | None, typer.Option(help="Stop after this many generated tokens.")] = None,
     instance_seed: Annotated[int, typer.Option(help="Which problems are drawn.")] = 0,
     delay: Annotated[str, typer.Option(metavar="STEPS[:JITTER[:LOSS]]", help="When feedback arrives.")] = "0",
+    features: Features = None,
     setting: Set = [],  # noqa: B006  # typer copies it
     out: Annotated[Path | None, typer.Option("--out", help="Where results are kept; what is there is kept.")] = None,
     jobs: Annotated[int | None, typer.Option(help="With --out, curators side by side; default one per core.")] = None,
@@ -189,7 +194,7 @@ def learn(
     own = {
         label: {} if name == GREEDY else settings_of(name, given, list(named.values())) for label, name in named.items()
     }
-    budget = {"steps": steps, "rollouts": budget_rollouts, "tokens": budget_tokens}
+    budget = {"steps": steps, "rollouts": budget_rollouts, "tokens": budget_tokens, "features": features}
     asked = {"batch": batch, "group": group, "instance_seed": instance_seed, "delay": delay, "seeds": seeds} | budget
     units = read({"learners": learner, "curators": own} | asked)
     if out:
@@ -333,6 +338,7 @@ def train(
     budget_tokens: Annotated[int | None, typer.Option(help="Stop after this many generated tokens.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept, as SUITE/CURATOR/SEED.")] = Path("runs"),
     model: Annotated[str | None, typer.Option(help="Local Hugging Face folder; default: a base model of ours.")] = None,
+    features: Features = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 1,
     setting: Set = [],  # noqa: B006  # typer copies it
     resume: Resume = False,
@@ -347,7 +353,7 @@ def train(
 
     suite, curators = split_work(work, "SUITE", "CURATOR")
     common = parse_settings(setting)
-    option = {"budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens, "model": model}
+    option = {"budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens, "model": model, "features": features}
     option = {name: value for name, value in option.items() if value is not None}
     for name in common:
         if name in SET_ELSEWHERE:
@@ -372,7 +378,13 @@ def train(
                 shown[key] = bar(f"{spec.curator} seed {spec.seed}", 1.0)
             shown[key].update(spec.budget.fraction(spent))
 
-        for row in run_grid(specs, out, jobs=jobs, resume=resume, progress=progress):
+        def preparing(spec, count, done):
+            key = (spec.suite, spec.features)
+            if key not in shown:
+                shown[key] = bar(f"features {spec.features}", count)
+            shown[key].update(done)
+
+        for row in run_grid(specs, out, jobs=jobs, resume=resume, progress=progress, preparing=preparing):
             emit(row) if as_json else print(describe(row))
 
 

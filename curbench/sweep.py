@@ -20,15 +20,24 @@ Progress = Callable[["TrainSpec", "Spent"], None]
 
 
 def run_grid(
-    specs: list[TrainSpec], out: Path, *, jobs: int = 1, resume: bool = False, progress: Progress
+    specs: list[TrainSpec],
+    out: Path,
+    *,
+    jobs: int = 1,
+    resume: bool = False,
+    progress: Progress,
+    preparing: Callable[[TrainSpec, int, int], None] = lambda spec, count, done: None,
 ) -> Iterator[dict[str, Any]]:
     """Result rows of all specs, as they finish. ``jobs`` > 1 uses that many processes, and the same bits result.
 
+    progress   called after every step of every run
+    preparing  called while features are made, see ``train.run.prepare``
     Raises ValueError before anything starts if a curator refuses its settings or a run exists and ``resume`` is False.
     """
-    from curbench.train.run import check, train
+    from curbench.train.run import check, prepare, train
 
     check(specs, out, resume=resume)
+    prepare(specs, out, preparing)
     if jobs == 1:
         for spec in specs:
             yield train(spec, out, resume=resume, progress=partial(progress, spec))

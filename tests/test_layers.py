@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "curbench"
 LAYERS = [
     {"types", "compiled", "philox", "sumtree", "sampling", "mirror", "stats"},
     {"kernels"},
-    {"advantage", "signals", "regret"},
+    {"advantage", "signals", "regret", "features"},
     {"curators", "suites"},
     {"loop", "record", "config", "schedules", "averaging"},
     {"sim", "train", "integrations"},

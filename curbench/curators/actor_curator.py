@@ -1,4 +1,4 @@
-"""Actor-Curator: a neural scorer of problems, trained by a clipped mirror-descent loss on the actor's own progress."""
+"""Actor-Curator: a scorer of problems, trained by a clipped mirror-descent loss on the actor's own progress."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from curbench import kernels
 from curbench.curators.base import Curator
+from curbench.curators.neural import FeatureTable, Head, Kind
+from curbench.curators.samplers import TINY, race, smallest, uniforms
+from curbench.philox import TIE
 from curbench.sampling import candidate_set
-from curbench.types import Array, Bank, Feedback, Selection
-
-HISTORY = 5
-"""Online history features: visits, pass rate, mean |advantage|, steps since the last visit, completion length."""
+from curbench.types import ActorView, Array, Bank, Feedback, Selection
 
 EXPIRES_AFTER = 64
 """Steps after which a selection without feedback is forgotten."""
@@ -22,9 +22,13 @@ EXPIRES_AFTER = 64
 LARGEST_LOG_RATIO = 20.0
 """Where log r is cut before it is exponentiated, so that no loss overflows; far outside any useful clip range."""
 
+DEVIATIONS = ("nucleus", "rank", "log_ratio", "advantage", "no_prior")
+RELEASED = "nucleus+log_ratio+advantage+no_prior"
+TOP_P = 0.9
+
 
 class ActorCurator(Curator):
-    """Actor-Curator (Gu et al. 2026, 2602.20532) with a linear or MLP head over frozen problem features and history.
+    """Actor-Curator (Gu et al. 2026, 2602.20532): softmax over candidates of a learnt score.
 
     Each step scores a uniform candidate set C, draws from q = (1 - floor) softmax(s / tau) + floor / M over C, and
     after the actor's update takes gradient steps on
@@ -32,19 +36,31 @@ class ActorCurator(Curator):
     r = p_phi(x) / p_t(x), both softmaxes normalised over the whole candidate set, u = utility p_t(x) / pi(x) with
     pi(x) the probability of the draw that was really made. No regret theorem covers a clipped neural update.
 
-    head         "linear", or "mlp" with one hidden layer of ``hidden`` GELU units
+    head         "tabular", "linear", "mlp" with ``hidden`` units, or "model": a language model as published, with its
+                 folder in ``model`` (None: a small one from scratch). See ``neural.Head``
     candidates   M; the whole bank when it is smaller
     dormant      first steps: uniform selection, nothing learnt; published 20
     warmup       next steps: uniform selection, the head learns; published 5
     floor        share of uniform exploration in q, in (0, 1]
     temperature  tau
-    lr, epochs   Adam step size, and gradient steps per feedback
+    lr, epochs   Adam step size (None: ``neural.LEARNING_RATE``), and gradient steps per feedback
     clip, kl     as in L
-    memory       step size of the moving averages among the history features
+    history, memory, refresh  features that are made online, see ``neural.FeatureTable``
     design       "systematic" (no duplicates; "auto" is the same) or "iid"
+    average      utilities are averaged over a problem's last visits, this many; default 1, released 10
+    variant      "paper", or "released": the code as published, where it departs from the paper
+    deviations   those departures one at a time, joined with +; default none, released ``RELEASED``
+        nucleus    round(0.9 B) problems drawn without replacement from the smallest set of probability 0.9, the others
+                   uniformly from the rest, and the single-draw softmax stated as propensity, which it is not. How the
+                   release splits the batch is UNVERIFIED
+        rank       the release's other sampler: weights p / rank, drawn without replacement, with the same statement
+                   (the form of its rank discount is UNVERIFIED)
+        log_ratio  r = log-softmax over the slots / p_t(x): never positive, so that the clip never binds for positive
+                   utilities and negative ones have no gradient
+        advantage  learns from the mean |advantage| instead of the utility
+        no_prior   p_t(x) / pi(x) is taken for 1
 
     Raises ValueError for a parameter outside its range or a batch larger than the candidate set.
-    Differences from the release, which scores with a 0.6B language model: docs/methods.md.
     """
 
     signal = "policy_improvement"
@@ -53,50 +69,59 @@ class ActorCurator(Curator):
         self,
         bank: Bank,
         *,
-        head: Literal["linear", "mlp"] = "linear",
+        head: Kind = "linear",
         hidden: int = 64,
+        model: str | None = None,
         candidates: int = 2048,
         dormant: int = 20,
         warmup: int = 5,
         floor: float = 0.1,
         temperature: float = 1.0,
-        lr: float = 0.01,
+        lr: float | None = None,
         epochs: int = 4,
         clip: float = 0.2,
         kl: float = 0.0,
+        history: bool = True,
         memory: float = 0.3,
+        refresh: int = 0,
         design: Literal["auto", "iid", "systematic"] = "auto",
+        average: int | None = None,
+        variant: Literal["paper", "released"] = "paper",
+        deviations: str | None = None,
         **common: Any,
     ) -> None:
         super().__init__(bank, **common)
-        for name, count in (("hidden", hidden), ("candidates", candidates), ("epochs", epochs)):
+        if variant not in ("paper", "released"):
+            raise ValueError(f"variant must be paper or released; got {variant!r}")
+        if average is None:
+            average = 10 if variant == "released" else 1
+        for name, count in (("candidates", candidates), ("epochs", epochs), ("average", average)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1; got {count}")
-        for name, share in (("floor", floor), ("memory", memory)):
-            if not 0.0 < share <= 1.0:
-                raise ValueError(f"{name} must be in (0, 1]; got {share}")
-        for name, size in (("temperature", temperature), ("lr", lr), ("clip", clip)):
+        if not 0.0 < floor <= 1.0:
+            raise ValueError(f"floor must be in (0, 1]; got {floor}")
+        for name, size in (("temperature", temperature), ("clip", clip)):
             if size <= 0.0:
                 raise ValueError(f"{name} must be positive; got {size}")
         for name, least in (("dormant", dormant), ("warmup", warmup), ("kl", kl)):
             if least < 0:
                 raise ValueError(f"{name} must not be negative; got {least}")
-        if head not in ("linear", "mlp"):
-            raise ValueError(f"head must be linear or mlp; got {head!r}")
         if design not in ("auto", "iid", "systematic"):
             raise ValueError(f"design must be auto, iid or systematic; got {design!r}")
+        self.deviations = _parse_deviations(RELEASED if deviations is None and variant == "released" else deviations)
         self.candidates = min(candidates, len(bank))
         self.design = "systematic" if design == "auto" else design
-        if self.design == "systematic" and self.batch > self.candidates:
+        if self.batch > self.candidates and (self.design == "systematic" or self.deviations & {"nucleus", "rank"}):
             raise ValueError(f"{self.batch} problems cannot be drawn from {self.candidates} candidates; use design=iid")
         self.dormant, self.warmup, self.floor, self.temperature = dormant, warmup, floor, temperature
-        self.epochs, self.clip, self.kl, self.memory = epochs, clip, kl, memory
-        self.frozen = _standardised(bank)
-        self.history = np.zeros((len(bank), HISTORY), np.float32)
-        self.last_visit = np.full(len(bank), -1, np.int64)
+        self.epochs, self.clip, self.kl = epochs, clip, kl
+        self.table = FeatureTable(bank, history=history, memory=memory, refresh=refresh)
+        self.head = Head(head, bank, self.table, seed=int(self.seed), hidden=hidden, lr=lr, model=model)
+        self.parts = {"table": self.table, "head": self.head}
+        self.visits = LastVisits(len(bank), average)
+        if average > 1:
+            self.parts["visits"] = self.visits
         self.pending: dict[int, tuple[Array, Array, Array]] = {}
-        self.scorer = _make_scorer(head, self.frozen.shape[1] + HISTORY, hidden, int(self.seed))
-        self.optimizer = torch.optim.Adam(self.scorer.parameters(), lr=lr)
         self._loss = 0.0
 
     @property
@@ -104,138 +129,141 @@ class ActorCurator(Curator):
         """Whether the head decides what is drawn; before that, selection is uniform."""
         return self.step >= self.dormant + self.warmup
 
-    def select(self, batch: int) -> Selection:
-        candidate = candidate_set(self.candidates, len(self.bank), self.seed, self.step)
-        feature = self.features(candidate)
-        draw = self._draw(feature, batch)
-        if self.step >= self.dormant:
-            log_probability = draw.score[draw.problem].astype(np.float64) - draw.log_normaliser
-            self.pending[self.step] = (feature, draw.problem, log_probability)
-        self.pending.pop(self.step - EXPIRES_AFTER, None)
-        return self.selected(candidate[draw.problem], draw.propensity, design=self.design, candidate=candidate)
+    def inspect(self, view: ActorView) -> None:
+        self.table.inspect(view, self.step)
 
-    def _draw(self, feature: Array, batch: int) -> kernels.BankDraw:
-        """The draw from the candidates: the last layer of the head is a linear score over what precedes it."""
-        last = self.scorer[-1]
-        assert isinstance(last, nn.Linear)
-        with torch.no_grad():
-            hidden = self.scorer[:-1](torch.from_numpy(feature)).numpy()
-        return kernels.score_bank(
-            hidden,
-            last.weight.detach().numpy()[0],
-            bias=last.bias.item(),
+    def select(self, batch: int) -> Selection:
+        step = self.step
+        candidate = candidate_set(self.candidates, len(self.bank), self.seed, step)
+        inputs = self.head.inputs(candidate, step)
+        draw = kernels.score_bank(
+            self.head.score(inputs)[:, None],
+            np.ones(1),
             temperature=self.temperature,
             count=batch,
             design=self.design,
             floor=self.floor if self.in_use else 1.0,
             seed=int(self.seed),
-            step=self.step,
+            step=step,
         )
+        log_probability = draw.score.astype(np.float64) - draw.log_normaliser
+        place, propensity, design = draw.problem, draw.propensity, self.design
+        if self.in_use and self.deviations & {"nucleus", "rank"}:
+            p = np.exp(log_probability)
+            place = self._nucleus(p, batch) if "nucleus" in self.deviations else self._by_rank(p, batch)
+            propensity, design = np.clip(p[place], TINY, 1.0), "iid"
+        if step >= self.dormant:
+            self.pending[step] = (inputs, place, log_probability[place])
+        self.pending.pop(step - EXPIRES_AFTER, None)
+        return self.selected(candidate[place], propensity, design=design, candidate=candidate)
 
-    def features(self, problem: Array) -> Array:
-        """f32[M, F + 5], the frozen features of problems and their history so far."""
-        since = np.where(self.last_visit[problem] < 0, self.step + 1, self.step - self.last_visit[problem])
-        online = self.history[problem].copy()
-        online[:, 0] = np.log1p(online[:, 0])
-        online[:, 3] = np.log1p(since)
-        return np.concatenate([self.frozen[problem], online], axis=1)
+    def _nucleus(self, p: Array, batch: int) -> Array:
+        """i64[B], places of round(top_p B) candidates in the nucleus and of uniform ones outside it."""
+        order = np.argsort(-p, kind="stable")
+        core = int(np.searchsorted(np.cumsum(p[order]), TOP_P * p.sum())) + 1
+        inside = min(max(round(TOP_P * batch), batch - (p.size - core)), core, batch)
+        drawn, _ = race(np.maximum(p[order[:core]], TINY), inside, seed=int(self.seed), step=self.step)
+        tail = order[core:]
+        rest, _ = smallest(uniforms(tail.size, self.seed, TIE, self.step), batch - inside)
+        return np.concatenate([order[drawn], tail[rest]])
+
+    def _by_rank(self, p: Array, batch: int) -> Array:
+        """i64[B], places drawn without replacement with weights p / rank."""
+        order = np.argsort(-p, kind="stable")
+        weight = np.maximum(p[order], TINY) / np.arange(1, p.size + 1)
+        drawn, _ = race(np.maximum(weight, TINY), batch, seed=int(self.seed), step=self.step)
+        return order[drawn]
 
     def update(self, feedback: Feedback) -> None:
-        selection = feedback.selection
-        pending = self.pending.pop(selection.ticket, None)
+        pending = self.pending.pop(feedback.selection.ticket, None)
         if pending is not None:
             self._learn(feedback, *pending)
-        self._remember(feedback)
+        self.table.remember(feedback)
 
-    def _learn(self, feedback: Feedback, feature: Array, index: Array, old_log: Array) -> None:
+    def _learn(self, feedback: Feedback, inputs: Array, place: Array, old_log: Array) -> None:
         """Takes the gradient steps; ``old_log`` is log p_t of the slots, finite where p_t itself underflows to 0."""
         selection = feedback.selection
-        count = len(selection) if selection.design == "systematic" else 1  # an iid propensity is that of one draw
-        weighted = torch.from_numpy((feedback.utility * count * np.exp(old_log) / selection.propensity).astype("f4"))
-        x, at, then = torch.from_numpy(feature), torch.from_numpy(index), torch.from_numpy(old_log).float()
-        with torch.no_grad():
-            before = self._log_probability(x)
-        for _ in range(self.epochs):
-            now = self._log_probability(x)
-            ratio = torch.exp(torch.clamp(now[at] - then, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
+        utility = feedback.stats.abs_advantage if "advantage" in self.deviations else feedback.utility
+        utility = self.visits.mean(selection.problem, utility)
+        if "no_prior" not in self.deviations:
+            draws = 1 if selection.design == "iid" else len(selection)  # an iid propensity is that of one draw
+            utility = utility * draws * np.exp(old_log) / selection.propensity
+        weighted, at = torch.from_numpy(utility.astype("f4")), torch.from_numpy(place)
+        then = torch.from_numpy(old_log).float()
+        before = torch.zeros(())
+        if self.kl:
+            before = self._log_probability(torch.from_numpy(self.head.score(inputs)))
+
+        def loss(score: Tensor) -> Tensor:
+            now = self._log_probability(score)
+            if "log_ratio" in self.deviations:
+                ratio = self._log_probability(score[at]) / torch.clamp(then, min=-LARGEST_LOG_RATIO).exp()
+            else:
+                ratio = torch.exp(torch.clamp(now[at] - then, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
             clipped = torch.clamp(ratio, 1 - self.clip, 1 + self.clip)
-            loss = -torch.minimum(ratio * weighted, clipped * weighted).mean()
-            if self.kl:
-                loss = loss + self.kl * torch.sum(before.exp() * (before - now))
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-        self._loss = float(loss.detach())
+            value = -torch.minimum(ratio * weighted, clipped * weighted).mean()
+            return value + self.kl * torch.sum(before.exp() * (before - now)) if self.kl else value
 
-    def _log_probability(self, feature: torch.Tensor) -> torch.Tensor:
-        return torch.log_softmax(self.scorer(feature)[:, 0] / self.temperature, dim=0)
+        self._loss = self.head.fit(inputs, loss, epochs=self.epochs)
 
-    def _remember(self, feedback: Feedback) -> None:
-        """Moves the history features of the visited problems; the first visit sets the averages."""
-        stats = feedback.stats
-        seen = (stats.success / stats.n, stats.abs_advantage, np.log1p(stats.length))
-        for slot, problem in enumerate(feedback.selection.problem):
-            row = self.history[problem]
-            rate = 1.0 if row[0] == 0 else self.memory
-            for column, value in zip((1, 2, 4), seen, strict=True):
-                row[column] += rate * (value[slot] - row[column])
-            row[0] += 1
-            self.last_visit[problem] = feedback.selection.step
+    def _log_probability(self, score: Tensor) -> Tensor:
+        return torch.log_softmax(score / self.temperature, dim=0)
 
     def state(self) -> dict[str, Any]:
-        moments = self.optimizer.state_dict()["state"]
         return {
             **super().state(),
-            "history": self.history.copy(),
-            "last_visit": self.last_visit.copy(),
-            "scorer": {name: value.numpy().copy() for name, value in self.scorer.state_dict().items()},
-            "optimizer": {
-                str(i): {name: value.numpy().copy() for name, value in moment.items()} for i, moment in moments.items()
-            },
             "pending": {
-                str(ticket): dict(zip(("feature", "index", "old_log"), (a.copy() for a in entry), strict=True))
+                str(ticket): dict(zip(("inputs", "place", "old_log"), (a.copy() for a in entry), strict=True))
                 for ticket, entry in self.pending.items()
             },
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.history = state["history"].copy()
-        self.last_visit = state["last_visit"].copy()
-        self.scorer.load_state_dict({name: torch.from_numpy(v.copy()) for name, v in state["scorer"].items()})
-        optimizer = self.optimizer.state_dict()
-        optimizer["state"] = {
-            int(i): {name: torch.from_numpy(value.copy()) for name, value in moment.items()}
-            for i, moment in state["optimizer"].items()
-        }
-        self.optimizer.load_state_dict(optimizer)
         self.pending = {
-            int(ticket): (entry["feature"], entry["index"], entry["old_log"])
+            int(ticket): (entry["inputs"], entry["place"], entry["old_log"])
             for ticket, entry in state["pending"].items()
         }
 
     def metrics(self) -> dict[str, float]:
-        return super().metrics() | {"curator_loss": self._loss, "in_use": float(self.in_use)}
+        return {**super().metrics(), "curator_loss": self._loss, "in_use": float(self.in_use)}
 
 
-def _standardised(bank: Bank) -> Array:
-    """f32[N, F], the bank's features with mean 0 and variance 1 per column; no columns when it has none."""
-    if bank.feature is None:
-        return np.zeros((len(bank), 0), np.float32)
-    feature = bank.feature.astype(np.float64)
-    spread = feature.std(axis=0)
-    return ((feature - feature.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).astype(np.float32)
+class LastVisits:
+    """The utilities of each problem's last ``length`` visits, to be averaged. A length of 1 keeps nothing."""
+
+    def __init__(self, problems: int, length: int) -> None:
+        self.length = length
+        self.value = np.zeros((problems if length > 1 else 0, length), np.float32)
+        self.count = np.zeros(len(self.value), np.int64)
+
+    def mean(self, problem: Array, utility: Array) -> Array:
+        """f64[B], the mean over a problem's last visits, this one included; slots enter one after the other."""
+        if self.length == 1:
+            return utility
+        out = np.empty(len(problem))
+        for slot, (i, value) in enumerate(zip(problem, utility, strict=True)):
+            self.value[i, self.count[i] % self.length] = value
+            self.count[i] += 1
+            out[slot] = self.value[i, : min(self.count[i], self.length)].mean()
+        return out
+
+    def state(self) -> dict[str, Any]:
+        return {"value": self.value.copy(), "count": self.count.copy()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.value, self.count = state["value"].copy(), state["count"].copy()
 
 
-def _make_scorer(head: str, inputs: int, hidden: int, seed: int) -> nn.Sequential:
-    """The head, its last layer zero so that the first distribution is uniform; the rest seeded."""
-    last = nn.Linear(inputs if head == "linear" else hidden, 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    if head == "linear":
-        return nn.Sequential(last)
-    first = nn.Linear(inputs, hidden)
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    nn.init.normal_(first.weight, std=inputs**-0.5, generator=generator)
-    nn.init.zeros_(first.bias)
-    return nn.Sequential(first, nn.GELU(), last)
+def _parse_deviations(text: str | None) -> frozenset[str]:
+    """The set of a text like ``rank+no_prior``.
+
+    Raises ValueError for an unknown one, or two samplers.
+    """
+    chosen = frozenset(text.split("+")) if text else frozenset()
+    unknown = sorted(chosen - set(DEVIATIONS))
+    if unknown:
+        raise ValueError(f"unknown deviation {unknown[0]!r}; join some of {', '.join(DEVIATIONS)} with +")
+    if {"nucleus", "rank"} <= chosen:
+        raise ValueError("nucleus and rank are two samplers; choose one")
+    return chosen

@@ -131,7 +131,18 @@ class Learner:
             stratum=train.stratum,
             feature=train.feature,
             difficulty=train.difficulty + blur,
+            prompt=self.prompt,
         )
+
+    def prompt(self, problem: int) -> str:
+        """A text for curators that read: the stratum, and how much the problem needs each skill of it, rounded.
+
+        >>> make_learner("plain").prompt(150)
+        'stratum 1: needs 0.3 0.5 0.2 0.4'
+        """
+        stratum = int(self.train.stratum[problem])
+        own = self.train.feature[problem, SKILLS * stratum : SKILLS * (stratum + 1)]
+        return f"stratum {stratum}: needs {' '.join(f'{x:.1f}' for x in own)}"
 
 
 def make_learner(name: str, recipe: Recipe | None = None, *, instance_seed: int = 0) -> Learner:

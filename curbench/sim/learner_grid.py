@@ -31,6 +31,7 @@ class Axes(BaseModel):
     delay          steps until feedback arrives, or "STEPS:JITTER:LOSS" in quotes
     estimator      of the advantage, see ``advantage.ESTIMATORS``
     signal         utility of a group, see ``signals.SIGNALS``; null is the curator's own
+    features       what neural curators are told, see ``features.SOURCES``; null is the latent loadings
     instance_seed  which problems are drawn
     """
 
@@ -44,6 +45,7 @@ class Axes(BaseModel):
     delay: Listed[Late] = [0]
     estimator: Listed[str] = ["grpo"]
     signal: Listed[str | None] = [None]
+    features: Listed[str | None] = [None]
     instance_seed: Listed[Count] = [0]
 
 
@@ -74,6 +76,7 @@ class LearnerUnit:
     delay: int | str
     estimator: str
     signal: str | None
+    features: str | None
     instance_seed: int
     curator: str
     hyper: dict[str, Any]
@@ -92,7 +95,7 @@ class LearnerUnit:
     @property
     def question(self) -> dict[str, Any]:
         """Arguments of ``simulate_learner`` and ``check``, but for the seeds."""
-        names = ("parameter", "batch", "group", "delay", "estimator", "signal", "instance_seed", "hyper")
+        names = ("parameter", "batch", "group", "delay", "estimator", "signal", "features", "instance_seed", "hyper")
         budget = Budget(self.steps, self.rollouts, self.tokens) if self.steps or self.rollouts or self.tokens else None
         return {name: getattr(self, name) for name in names} | {"budget": budget}
 

@@ -12,6 +12,7 @@ import numpy as np
 from curbench.averaging import Averaging
 from curbench.curators import curator_class, split_admission
 from curbench.curators.base import Curator
+from curbench.features import make_features, make_sources
 from curbench.loop import Budget, Spent, State, StepResult, run
 from curbench.philox import spawn_seeds
 from curbench.schedules import Schedule
@@ -101,6 +102,7 @@ class LearnerSimulation:
     signal: str
     delay: Delay
     hyper: dict[str, Any]
+    features: str | None
     resolved: dict[str, Any]
     seeds: int
     batch: int
@@ -134,6 +136,7 @@ class LearnerSimulation:
             "averaging": None if self.averaging is None else self.averaging.model_dump(),
             "delay": delay_text(self.delay),
             "hyper": self.hyper,
+            "features": self.features,
             "resolved": self.resolved,
             "start": self.start,
             "competence": self.competence.row(),
@@ -170,6 +173,7 @@ def simulate_learner(
     averaging: Averaging | None = None,
     parameter: dict[str, Any] | None = None,
     hyper: dict[str, Any] | None = None,
+    features: str | None = None,
     target: float | None = None,
     first_seed: int = 0,
     instance_seed: int = 0,
@@ -184,6 +188,8 @@ def simulate_learner(
     schedule   of the learning rate, default constant; averaging: checkpoints whose average is evaluated at the end
     parameter  of the learner's recipe, in place of its own
     hyper      hyper-parameters of the curator
+    features   what neural curators are told (``features.SOURCES``), hidden states being those at the start; default:
+               the latent loadings
     target     competence of ``tokens_to_target``; default halfway from the start to 1
     progress   called after every seed
     Raises     ValueError for a name that does not exist, fewer than one seed or a value that is refused.
@@ -207,6 +213,7 @@ def simulate_learner(
         averaging=averaging,
         parameter=parameter,
         hyper=hyper,
+        features=features,
         instance_seed=instance_seed,
     )
     watched = []
@@ -224,6 +231,7 @@ def simulate_learner(
         signal=course.signal,
         delay=course.delay,
         hyper=course.hyper,
+        features=features,
         resolved=course.make(first_seed)[0].resolved(),
         seeds=seeds,
         batch=batch,
@@ -266,6 +274,7 @@ class Course:
         averaging: Averaging | None = None,
         parameter: dict[str, Any] | None = None,
         hyper: dict[str, Any] | None = None,
+        features: str | None = None,
         instance_seed: int = 0,
     ) -> None:
         label, admission = split_admission(curator)
@@ -279,6 +288,9 @@ class Course:
         recipe = replace(LEARNERS[name], **parameter) if parameter and name in LEARNERS else None
         self.learner = make_learner(name, recipe, instance_seed=instance_seed)
         self.bank = self.learner.bank()
+        if features is not None:
+            source = make_sources(features, self.bank, LearnerActor(self.learner, 0).view)
+            self.bank = replace(self.bank, feature=make_features(source, len(self.bank)))
         horizon = planned_steps(self.learner, self.budget, batch * group)
         self.common = {"batch": batch, "horizon": horizon, "group": group, "admission": admission}
 

@@ -17,7 +17,7 @@ from curbench.schedules import Schedule
 from curbench.suites import Suite
 from curbench.train.length import LengthBudget
 from curbench.train.losses import length_mask, surrogate, token_weight
-from curbench.train.policy import Policy, Prompt, completion_logprob, decode, encode, prompt_state
+from curbench.train.policy import Policy, Prompt, completion_logprob, decode, encode, prompt_view
 from curbench.train.rollout import Sample, TokenRollouts, sample, token_noise
 from curbench.train.snr import SignalToNoise, SNRStep
 from curbench.types import (
@@ -353,17 +353,7 @@ class GRPOActor:
     @property
     def view(self) -> ActorView:
         """Hidden states of the training prompts under the present policy."""
-        return ActorView(self._hidden, self._angle)
-
-    def _hidden(self, problem: Array, depth: float = 1.0) -> Array:
-        state, mask = prompt_state(self.policy, self._encode(self._train, problem), depth)
-        return ((state * mask).sum(1) / mask.sum(1)).cpu().numpy()
-
-    def _angle(self, problem: Array) -> Array:
-        state, mask = prompt_state(self.policy, self._encode(self._train, problem), 1.0)
-        count = mask.sum((1, 2))
-        total = (torch.nn.functional.normalize(state, dim=2) * mask).sum(1).square().sum(1)
-        return ((total - count) / (count * (count - 1)).clamp(min=1)).double().cpu().numpy()
+        return prompt_view(self.policy, self._train.prompt)
 
     def _micro_batches(self, row: Array, length: Array) -> Iterator[Tensor]:
         """Rows in parts of at most ``micro_batch``, rollouts of like length together so that little is padding."""

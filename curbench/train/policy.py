@@ -7,7 +7,7 @@ sampling and in training alike. With G rollouts per group that saves (G - 1) / G
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from curbench.types import ActorView, Array
 
 BASE = Path(__file__).parent.parent / "data" / "base"
 
@@ -134,6 +136,25 @@ def encode(policy: Policy, text: Sequence[str]) -> Prompt:
         ids[row, width - len(one) :] = torch.tensor(one)
         mask[row, width - len(one) :] = 1
     return Prompt(ids.to(policy.device), mask.to(policy.device))
+
+
+def prompt_view(policy: Policy, prompt: Callable[[int], str]) -> ActorView:
+    """What the policy, as it is at the time of asking, makes of the prompts of problems."""
+
+    def state(problem: Array, depth: float) -> tuple[Tensor, Tensor]:
+        return prompt_state(policy, encode(policy, [prompt(int(i)) for i in problem]), depth)
+
+    def hidden(problem: Array, depth: float = 1.0) -> Array:
+        value, mask = state(problem, depth)
+        return ((value * mask).sum(1) / mask.sum(1)).cpu().numpy()
+
+    def angle(problem: Array) -> Array:
+        value, mask = state(problem, 1.0)
+        count = mask.sum((1, 2))
+        total = (torch.nn.functional.normalize(value, dim=2) * mask).sum(1).square().sum(1)
+        return ((total - count) / (count * (count - 1)).clamp(min=1)).double().cpu().numpy()
+
+    return ActorView(hidden, angle)
 
 
 @torch.no_grad()

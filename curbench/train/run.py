@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,16 @@ from curbench.advantage import ESTIMATORS
 from curbench.config import parse_hyper
 from curbench.curators import curator_class, split_admission
 from curbench.curators.base import Curator
+from curbench.features import file_name, make_sources, parse_sources, write_features
 from curbench.loop import Budget, Spent, run
 from curbench.philox import spawn_seeds
 from curbench.record import RunRecord, previous_run
 from curbench.signals import SIGNALS
 from curbench.stats import paired_difference
+from curbench.suites import Suite
 from curbench.train.grpo import GRPOActor, GRPOConfig
-from curbench.train.policy import load_policy
+from curbench.train.policy import Policy, load_policy, prompt_view
+from curbench.types import Bank
 
 
 class TrainSpec(BaseModel):
@@ -35,6 +40,8 @@ class TrainSpec(BaseModel):
     model              local Hugging Face folder; None is the base model of the suite
     evaluate_every     steps between evaluations on the held-out problems
     checkpoint_every   steps between checkpoints
+    features           what neural curators are told of a problem (``features.SOURCES``), hidden states being
+                       those of the model before training; None: what the suite ships
     curator_set        hyper-parameters of the curator, as texts
     grpo               the actor's own settings
     """
@@ -54,6 +61,7 @@ class TrainSpec(BaseModel):
     model: str | None = None
     evaluate_every: int = Field(20, ge=1)
     checkpoint_every: int = Field(20, ge=1)
+    features: str | None = None
     curator_set: dict[str, str] = {}
     grpo: GRPOConfig = GRPOConfig()
 
@@ -63,6 +71,8 @@ class TrainSpec(BaseModel):
             raise ValueError(f"unknown estimator {self.estimator!r}; choose from {', '.join(ESTIMATORS)}")
         if self.signal is not None and self.signal not in SIGNALS:
             raise ValueError(f"unknown signal {self.signal!r}; choose from {', '.join(SIGNALS)}")
+        if self.features is not None:
+            parse_sources(self.features)
         if self.budget_steps is None and self.budget_rollouts is None and self.budget_tokens is None:
             raise ValueError("a run needs a budget: steps, rollouts or tokens")
         return self
@@ -103,6 +113,33 @@ def make_curator(spec: TrainSpec, bank: Any, seed: int) -> Curator:
     return cls(bank, seed=seed, **common, **hyper)
 
 
+def featured_bank(
+    spec: TrainSpec, suite: Suite, policy: Policy, out: Path, progress: Callable[[int], None] = lambda done: None
+) -> Bank:
+    """The bank of a suite with the features of the spec, from the file in ``out`` that all its runs share.
+
+    policy  before training
+    Raises  ValueError for sources that the suite cannot serve.
+    """
+    if spec.features is None:
+        return suite.bank
+    source = make_sources(spec.features, suite.bank, prompt_view(policy, suite.prompt))
+    name = file_name(spec.suite, f"{spec.features} {spec.model}", suite.bank)
+    table = write_features(Path(out) / ".features" / name, source, len(suite.bank), progress)
+    return replace(suite.bank, feature=table)
+
+
+def prepare(specs: list[TrainSpec], out: Path, progress: Callable[[TrainSpec, int, int], None]) -> None:
+    """Makes the features that the runs will share, once, before any of them begins.
+
+    progress  called with a spec, the number of its problems and how many are done
+    """
+    for spec in {(spec.suite, spec.features, spec.model): spec for spec in specs if spec.features}.values():
+        suite = suites.load(spec.suite)
+        policy = load_policy(spec.model, spec.suite)
+        featured_bank(spec, suite, policy, out, partial(progress, spec, len(suite.bank)))
+
+
 def check(specs: list[TrainSpec], out: Path, *, resume: bool = False) -> None:
     """Raises what ``train`` would for a curator's settings or for what ``out`` holds: nothing runs before all can."""
     bank = {name: suites.load(name).bank for name in {spec.suite for spec in specs}}
@@ -122,8 +159,8 @@ def train(
     """
     curator_seed, actor_seed = spawn_seeds(spec.seed, 2)
     suite, test = suites.load(spec.suite, "train"), suites.load(spec.suite, "test")
-    curator = make_curator(spec, suite.bank, curator_seed)
     policy = load_policy(spec.model, spec.suite)
+    curator = make_curator(spec, featured_bank(spec, suite, policy, out), curator_seed)
     actor = GRPOActor(policy, suite, test, seed=actor_seed, config=spec.grpo)
     record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume)
     if not record.complete:

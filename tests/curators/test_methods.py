@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
 
-from curbench.curators.actor_curator import ActorCurator
 from curbench.curators.osmd import Osmd
 from curbench.curators.sec import Sec
 from curbench.curators.uniform import Uniform
@@ -105,121 +103,6 @@ def test_auto_design_falls_back_to_iid_when_a_cap_binds():
     assert curator.select(4).design == "systematic"
     curator.core.p[:] = [0.8, 0.1, 0.1]  # 4 * 0.8 draws expected from two problems
     assert curator.select(4).design == "iid"
-
-
-# --- Actor-Curator ----------------------------------------------------------------------------------------------------
-
-FEATURED = Bank(key=[str(i) for i in range(12)], stratum=STRATUM, feature=np.random.default_rng(0).normal(size=(12, 3)))
-
-
-def test_actor_curator_selects_uniformly_until_it_is_warm():
-    curator = ActorCurator(FEATURED, dormant=2, warmup=2, candidates=8, **COMMON)
-    for step in range(5):
-        selection = curator.select(4)
-        learns_from = selection.ticket in curator.pending
-        curator.update(feedback(selection, np.array([0.9, 0.1, 0.0, 0.3])))
-        uniform = np.allclose(selection.propensity, 4 / 8, rtol=1e-12)
-        assert uniform == (step < 4)
-        assert learns_from == (step >= 2)
-        moved = any(p.abs().max() > 0 for p in curator.scorer[-1].parameters())
-        assert moved == (step >= 2)
-
-
-def test_actor_curator_survives_probabilities_that_underflow():
-    curator = ActorCurator(FEATURED, dormant=0, warmup=0, temperature=1e-3, candidates=12, **COMMON)
-    for p in curator.scorer.parameters():
-        p.data.normal_(generator=torch.Generator().manual_seed(3))
-    selection = curator.select(4)
-    _, _, old_log = curator.pending[0]
-    curator.update(feedback(selection, np.array([0.9, -0.4, 0.2, 0.0])))
-    assert np.isfinite(old_log).all()
-    assert np.exp(old_log).min() == 0.0
-    assert all(torch.isfinite(p).all() for p in curator.scorer.parameters())
-
-
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-@pytest.mark.parametrize("design", ["iid", "systematic"])
-def test_actor_curator_takes_the_gradient_of_its_stated_loss(head, design):
-    """One Adam step with tiny moments moves along the sign of the gradient; compare with autograd on a restatement."""
-    curator = ActorCurator(
-        FEATURED, head=head, hidden=7, dormant=0, warmup=0, candidates=8, epochs=1, lr=1e-3, design=design, **COMMON
-    )
-    for p in curator.scorer.parameters():
-        p.data.normal_(generator=torch.Generator().manual_seed(3))
-    selection = curator.select(4)
-    feature, index, old_log = curator.pending[0]
-    old, utility = np.exp(old_log), np.array([0.9, -0.4, 0.2, 0.05])
-    score = curator.scorer(torch.from_numpy(feature))[:, 0]
-    p_new = torch.softmax(score, 0)[torch.from_numpy(index)]
-    np.testing.assert_allclose(p_new.detach().numpy(), old, rtol=1e-5)
-    draws = 4 if design == "systematic" else 1
-    weight = torch.from_numpy(utility * draws * old / selection.propensity).float()
-    ratio = p_new / torch.from_numpy(old).float()
-    loss = -torch.minimum(ratio * weight, torch.clamp(ratio, 0.8, 1.2) * weight).mean()
-    expected = torch.autograd.grad(loss, list(curator.scorer.parameters()))
-    curator.update(feedback(selection, utility))
-    for p, g in zip(curator.scorer.parameters(), expected, strict=True):
-        torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
-
-
-def test_actor_curator_stops_at_the_clip():
-    """Many epochs on one batch: the clip ends the gradient, and only momentum carries a ratio beyond the range."""
-    separable = Bank(key=FEATURED.key, stratum=STRATUM, feature=np.eye(12))
-    reach = {}
-    for clip in (0.2, 100.0):
-        curator = ActorCurator(separable, dormant=0, warmup=0, candidates=12, epochs=400, clip=clip, **COMMON)
-        selection = curator.select(4)
-        feature, index, old_log = curator.pending[0]
-        curator.update(feedback(selection, np.array([0.5, 0.5, -0.5, -0.5])))
-        with torch.no_grad():
-            ratio = torch.softmax(curator.scorer(torch.from_numpy(feature))[:, 0], 0).numpy()[index] / np.exp(old_log)
-        assert (ratio[:2] > 1.1).all()
-        assert (ratio[2:] < 0.9).all()
-        reach[clip] = np.abs(np.log(ratio)).max()
-    assert reach[0.2] < 1.0 < 3.0 < reach[100.0]
-
-
-def test_actor_curator_learns_which_feature_pays():
-    n = 400
-    stratum = np.arange(n) % 2
-    bank = Bank(key=[str(i) for i in range(n)], stratum=stratum, feature=stratum[:, None].astype(np.float32))
-    curator = ActorCurator(bank, seed=0, batch=16, horizon=60, group=4, dormant=0, warmup=0, candidates=100)
-    for _ in range(60):
-        selection = curator.select(16)
-        curator.update(feedback(selection, 1.0 * stratum[selection.problem]))
-    share = np.mean([stratum[curator.select(16).problem].mean() for _ in range(20)])
-    assert share > 0.75
-
-
-def test_actor_curator_floor_bounds_every_propensity():
-    curator = ActorCurator(FEATURED, dormant=0, warmup=0, candidates=12, floor=0.3, design="iid", **COMMON)
-    curator.scorer[-1].bias.data.fill_(0.0)
-    curator.scorer[-1].weight.data.fill_(50.0)
-    for _ in range(20):
-        assert curator.select(4).propensity.min() >= 0.3 / 12 * (1 - 1e-12)
-
-
-def test_actor_curator_forgets_selections_that_never_return():
-    curator = ActorCurator(FEATURED, dormant=0, warmup=0, **COMMON)
-    for _ in range(200):
-        curator.select(4)
-    assert len(curator.pending) <= 64
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"floor": 0.0}, r"floor must be in \(0, 1\]; got 0.0"),
-        ({"lr": 0.0}, "lr must be positive"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"dormant": -1}, "dormant must not be negative"),
-        ({"head": "gru"}, "head must be linear or mlp"),
-        ({"candidates": 3}, "4 problems cannot be drawn from 3 candidates"),
-    ],
-)
-def test_actor_curator_refuses_what_it_cannot_use(change, message):
-    with pytest.raises(ValueError, match=message):
-        ActorCurator(FEATURED, **(COMMON | change))
 
 
 @pytest.mark.parametrize("unused", [{"method": "restart", "segments": 3}, {"segments": 3, "variation": 1.0}])
