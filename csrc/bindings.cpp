@@ -83,17 +83,22 @@ void bind_policy_improvement(py::module_& m) {
 
 void bind_score_bank(py::module_& m) {
   m.def("score_bank_workspace", &score_bank_workspace);
-  m.def("score_bank", [](py::handle feature, int64_t stride, int64_t problems, int64_t features, py::handle weight,
-                         double bias, double temperature, py::handle candidate, int64_t rows, int64_t count,
-                         int design, double floor, uint64_t seed, uint32_t step, py::handle score,
-                         py::handle problem, py::handle propensity, py::handle probability, py::handle workspace,
-                         py::handle fault, const Where& where) {
+  m.def("score_bank", [](py::handle feature, int dtype, int64_t stride, int64_t problems, int64_t features,
+                         int64_t hidden, int activation, py::handle weight, py::handle fixed, double unit,
+                         py::handle layer, py::handle layer_bias, double bias, py::handle row_scale,
+                         double temperature, py::handle prior, py::handle candidate, int64_t rows, int64_t count,
+                         int design, double floor, double nucleus, uint64_t seed, uint32_t step, py::handle score,
+                         py::handle kept, py::handle problem, py::handle propensity, py::handle probability,
+                         py::handle workspace, py::handle fault, const Where& where) {
     const ScoreBank args = {
-        at<float>(feature), stride, problems, features, at<double>(weight), bias, temperature, at<int64_t>(candidate),
-        rows, count, static_cast<Design>(design), floor, seed, step, at<float>(score), at<int64_t>(problem),
-        at<double>(propensity), at<double>(probability), at<double>(workspace), at<int64_t>(fault)};
+        at<void>(feature), static_cast<Dtype>(dtype), stride, problems, features, hidden,
+        static_cast<Activation>(activation), at<float>(weight), at<int32_t>(fixed), unit, at<float>(layer),
+        at<float>(layer_bias), bias, at<float>(row_scale), temperature, at<float>(prior), at<int64_t>(candidate), rows,
+        count, static_cast<Design>(design), floor, nucleus, seed, step, at<float>(score), at<float>(kept),
+        at<int64_t>(problem), at<double>(propensity), at<double>(probability), at<double>(workspace),
+        at<int64_t>(fault)};
     const BankTotals totals = dispatch(args, where, cpu::score_bank, cuda::score_bank);
-    return std::make_pair(totals.log_normaliser, totals.reachable);
+    return py::make_tuple(totals.log_normaliser, totals.mass, totals.log_time, totals.reachable);
   });
 }
 

@@ -59,37 +59,52 @@ struct PolicyImprovement {
   int64_t* fault;      // [4]: row with bad length, row with bad ratio, group with bad bounds, group with bad utility
 };
 
+enum class Dtype : int { kFloat32, kBfloat16, kInt8 };
+enum class Activation : int { kNone, kGelu, kGeluTanh };
 enum class Design : int { kIid, kSystematic, kRace };
 
 struct ScoreBank {
-  const float* feature;  // [N, F], rows stride apart
+  const void* feature;  // [N, F] of dtype, rows stride entries apart
+  Dtype dtype;
   int64_t stride;
-  int64_t problems;  // N
-  int64_t features;  // F
-  const double* weight;  // [F]
+  int64_t problems;        // N
+  int64_t features;        // F
+  int64_t hidden;          // H of an MLP head, 0 for a linear one
+  Activation activation;   // kNone for a linear head
+  const float* weight;     // [F], or [H] of an MLP head; null when fixed is not
+  const int32_t* fixed;    // [F], the weights of an int8 bank with a linear head, in multiples of unit
+  double unit;
+  const float* layer;       // [H, F], first layer of an MLP head
+  const float* layer_bias;  // [H]
   double bias;
+  const float* row_scale;   // [N] or null: what the features of an int8 row are multiples of
   double temperature;
+  const float* prior;      // [N] or null, added to the score
   const int64_t* candidate;  // [M], or null for the whole bank
   int64_t rows;              // M
   int64_t count;
   Design design;
   double floor;
+  double nucleus;  // share of the softmax to keep, in (0, 1]
   uint64_t seed;
   uint32_t step;
   float* score;         // [M]
+  float* kept;          // [M], written when nucleus < 1; else null
   int64_t* problem;     // [count], as the two below
   double* propensity;
   double* probability;
-  double* workspace;  // score_bank_workspace(M) doubles
+  double* workspace;  // score_bank_workspace(M, count) doubles
   int64_t* fault;     // [2]: candidate outside the bank, candidate whose score is not finite
 };
 
 struct BankTotals {
-  double log_normaliser;
-  int64_t reachable;  // candidates of positive probability, known only when fewer than count of them exist; else -1
+  double log_normaliser;  // of what the nucleus keeps
+  double mass;            // share of the softmax that it keeps
+  double log_time;        // of the first arrival after the race; inf without one
+  int64_t reachable;      // candidates that can be drawn, known only when fewer than count of them exist; else -1
 };
 
-int64_t score_bank_workspace(int64_t rows);
+int64_t score_bank_workspace(int64_t rows, int64_t count);
 
 struct MirrorStep {
   const double* probability;  // [K]

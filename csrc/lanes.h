@@ -79,6 +79,51 @@ CURBENCH_HD double lane_max(int64_t n, Term term) {
   return lane_fold(n, -HUGE_VAL, term, [](double a, double b) { return a > b ? a : b; });
 }
 
+// sum x(i) y(i) in float, every product fused with its sum. Host: the compiler makes one instruction of fmaf where the
+// target has it, and calls the library elsewhere.
+template <class X, class Y>
+CURBENCH_HD float lane_dot(int64_t n, X x, Y y) {
+#ifdef __CUDA_ARCH__
+  float mine = 0.0f;
+  for (int64_t i = threadIdx.x % kLanes; i < n; i += kLanes) mine = __builtin_fmaf(x(i), y(i), mine);
+  for (int half = kLanes / 2; half > 0; half /= 2) mine = mine + __shfl_xor_sync(0xffffffffu, mine, half);
+  return mine;
+#else
+  float acc[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int l = 0; l < kLanes; ++l) acc[l] = __builtin_fmaf(x(i + l), y(i + l), acc[l]);
+  for (int l = 0; i + l < n; ++l) acc[l] = __builtin_fmaf(x(i + l), y(i + l), acc[l]);
+  return tree<kLanes>(acc, [](float a, float b) { return a + b; });
+#endif
+}
+
+// The same for rows of pairs, as in two-byte types: lane l takes pair l, l + 32, ..., the sum of the first entries and
+// that of the second ones are apart until the end.
+template <class X, class Y>
+CURBENCH_HD float lane_dot_pairs(int64_t n, X x, Y y) {
+  const int64_t pairs = n / 2;
+#ifdef __CUDA_ARCH__
+  float first = 0.0f, second = 0.0f;
+  for (int64_t i = threadIdx.x % kLanes; i < pairs + n % 2; i += kLanes) {
+    first = __builtin_fmaf(x(2 * i), y(2 * i), first);
+    if (i < pairs) second = __builtin_fmaf(x(2 * i + 1), y(2 * i + 1), second);
+  }
+  float mine = first + second;
+  for (int half = kLanes / 2; half > 0; half /= 2) mine = mine + __shfl_xor_sync(0xffffffffu, mine, half);
+  return mine;
+#else
+  float first[kLanes] = {}, second[kLanes] = {};
+  for (int64_t i = 0; i < pairs + n % 2; ++i) {
+    const int l = i % kLanes;
+    first[l] = __builtin_fmaf(x(2 * i), y(2 * i), first[l]);
+    if (i < pairs) second[l] = __builtin_fmaf(x(2 * i + 1), y(2 * i + 1), second[l]);
+  }
+  for (int l = 0; l < kLanes; ++l) first[l] = first[l] + second[l];
+  return tree<kLanes>(first, [](float a, float b) { return a + b; });
+#endif
+}
+
 // Number of i < n with term(i). Integers add exactly, so the CPU counts in any order, and in 16 bits where that fits.
 template <class Term>
 CURBENCH_HD int64_t lane_count(int64_t n, Term term) {
@@ -143,6 +188,15 @@ CURBENCH_HD void report(int64_t* first, int64_t index) {
   int64_t seen = __atomic_load_n(first, __ATOMIC_RELAXED);
   while (index < seen && !__atomic_compare_exchange_n(first, &seen, index, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
+#endif
+}
+
+// *sum += term, for any lanes at the same time; returns what it was. Whole numbers, so the order cannot matter.
+CURBENCH_HD uint64_t add_to(uint64_t* sum, uint64_t term) {
+#ifdef __CUDA_ARCH__
+  return atomicAdd(reinterpret_cast<unsigned long long*>(sum), static_cast<unsigned long long>(term));
+#else
+  return __atomic_fetch_add(sum, term, __ATOMIC_RELAXED);
 #endif
 }
 

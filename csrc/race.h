@@ -67,6 +67,7 @@ CURBENCH_HD double log_exponential(const RaceClock& clock, int64_t id, uint32_t 
 struct Arrival {
   double key;  // logarithm of the time, up to the speed of the race
   int64_t row;
+  double score;
 };
 
 inline bool operator<(const Arrival& a, const Arrival& b) { return a.key < b.key || (a.key == b.key && a.row < b.row); }
@@ -79,8 +80,8 @@ class Earliest {
   // No arrival after it can be among the earliest.
   double limit() const { return limit_; }
 
-  void add(double key, int64_t row) {
-    if (key <= limit_) arrival_.push_back({key, row});
+  void add(const Arrival& a) {
+    if (a.key <= limit_) arrival_.push_back(a);
   }
 
   // To be called after at most kBlock additions.
@@ -90,7 +91,7 @@ class Earliest {
 
   void add(const Earliest& other) {
     for (const Arrival& a : other.arrival_) {
-      add(a.key, a.row);
+      add(a);
       prune();
     }
   }
@@ -114,37 +115,89 @@ class Earliest {
   std::vector<Arrival> arrival_;
 };
 
-// Arrivals to keep of each race: the winners, and the one after them where there is one.
+// Runs a block of rows against a limit, and appends the survivors to a list in any order; what does not fit is counted.
+struct EnterBlock {
+  RaceClock clock;
+  const float* score;
+  const int64_t* id;  // [rows] or null, where a row is its own id
+  int64_t rows;
+  int64_t first;  // block
+  double limit;
+  Arrival* out;  // [capacity]
+  uint64_t capacity;
+  uint64_t* found;
+
+  CURBENCH_HD void operator()(int64_t item) const {
+    const EnterBlock& e = *this;
+    const int64_t start = (first + item) * kBlock;
+    const int64_t n = rows - start < kBlock ? rows - start : kBlock;
+    if (id != nullptr) {
+      lane_for(n, [=](int64_t i) { e.enter(start + i, e.id[start + i], race_high(e.clock, e.id[start + i])); });
+    } else {  // one counter for four rows
+      lane_for(ceil_div(n, kTile) * 16, [=](int64_t c) {
+        const int64_t row = start + c / 16 * kTile + c % 16;
+        const Words words = race_words(e.clock, e.clock.stream, race_counter(row));
+        for (int r = 0; r < 4; ++r)
+          if (row + 16 * r < start + n) e.enter(row + 16 * r, row + 16 * r, words.w[r]);
+      });
+    }
+  }
+
+  CURBENCH_HD void enter(int64_t row, int64_t own, uint32_t high) const {
+    const bool softmax = clock.stream == kRace;
+    const double s = static_cast<double>(score[row]);
+    if (softmax && s == -HUGE_VAL) return;
+    const double bound = exponential(softmax ? limit + s : limit) * (0x1p32 * (1.0 + 0x1p-40));
+    if (static_cast<double>(high) > bound) return;
+    const double log_e = log_exponential(clock, own, high);
+    const double key = softmax ? log_e - s : log_e;
+    if (key > limit) return;
+    const uint64_t at = add_to(found, 1);
+    if (at < capacity) out[at] = {key, row, s};
+  }
+};
+
+// Arrivals to keep of each race: as many as win, and the one after them where there is one.
 inline int64_t race_keep(int64_t rows, int64_t count) { return count < rows ? count + 1 : rows; }
 
-// Fills winner[count] in the order of arrival, and returns log T; inf when all rows win. Both lists hold race_keep
-// arrivals of their race over the same rows; that of a race without speed (floor 0 or 1) is not read.
-inline double race_winners(Earliest& softmax, Earliest& uniform, double log_normaliser, double floor, int64_t rows,
-                           int64_t count, int64_t* winner) {
-  std::vector<Arrival> all;
-  if (floor < 1.0)
-    for (const Arrival& a : softmax.sorted()) all.push_back({a.key + log_normaliser - log1p(-floor), a.row});
-  if (floor > 0.0)
-    for (const Arrival& a : uniform.sorted()) all.push_back({a.key + log(static_cast<double>(rows) / floor), a.row});
-  std::sort(all.begin(), all.end());
-  if (0.0 < floor && floor < 1.0) {  // a row in both lists arrives when it first does
-    std::vector<int64_t> row;
-    for (const Arrival& a : all) row.push_back(a.row);
-    std::sort(row.begin(), row.end());
-    std::vector<bool> seen(row.size());
-    const auto again = [&](const Arrival& a) {
-      const auto at = std::lower_bound(row.begin(), row.end(), a.row) - row.begin();
-      const bool before = seen[at];
-      seen[at] = true;
-      return before;
-    };
-    std::vector<Arrival> first;
-    for (const Arrival& a : all)
-      if (!again(a)) first.push_back(a);
-    all = first;
+// The lists of both races; that of a race without speed (floor 0 or 1) stays empty.
+struct RaceLists {
+  Earliest softmax;
+  Earliest uniform;
+
+  RaceLists(int64_t rows, int64_t count) : softmax(race_keep(rows, count)), uniform(race_keep(rows, count)) {}
+
+  void add(const RaceLists& other) {
+    softmax.add(other.softmax);
+    uniform.add(other.uniform);
   }
-  for (int64_t k = 0; k < count; ++k) winner[k] = all[k].row;
-  return count < rows ? all[count].key : HUGE_VAL;
+};
+
+struct RaceResult {
+  std::vector<Arrival> winner;  // in the order of arrival; fewer than asked for if no more can ever arrive
+  double log_time;              // log T; inf when no candidate is left to arrive
+};
+
+inline RaceResult race_result(RaceLists& lists, double log_normaliser, double floor, int64_t rows, int64_t count) {
+  std::vector<Arrival> all;
+  const auto take = [&](Earliest& list, double slowdown) {
+    for (const Arrival& a : list.sorted()) all.push_back({a.key + slowdown, a.row, a.score});
+  };
+  if (floor < 1.0) take(lists.softmax, log_normaliser - log1p(-floor));
+  if (floor > 0.0) take(lists.uniform, log(static_cast<double>(rows) / floor));
+  if (0.0 < floor && floor < 1.0) {  // a row in both lists arrives when it first does
+    const auto earlier_of_row = [](const Arrival& a, const Arrival& b) {
+      return a.row < b.row || (a.row == b.row && a.key < b.key);
+    };
+    std::sort(all.begin(), all.end(), earlier_of_row);
+    const auto same_row = [](const Arrival& a, const Arrival& b) { return a.row == b.row; };
+    all.erase(std::unique(all.begin(), all.end(), same_row), all.end());
+  }
+  std::sort(all.begin(), all.end());
+  const bool more = static_cast<int64_t>(all.size()) > count;
+  const double log_time = more ? all[count].key : HUGE_VAL;
+  if (more) all.resize(count);
+  return {all, log_time};
 }
 
 // pi = 1 - exp(-q T), from logarithms so that neither overflows.

@@ -1,19 +1,26 @@
-// Score every candidate with a linear head, and draw `count` of them from the softmax of the scores.
+// Score every candidate, and draw `count` of them from the softmax of the scores.
 //
-//   s = (feature . weight + bias) / temperature       p = softmax(s)       q = (1 - floor) p + floor / M
+//   s = (head(feature) + bias) / temperature + prior         p = softmax(s), or its nucleus
+//   q = (1 - floor) p + floor / M
 //
 // iid: independent draws with replacement, by the inverse of the prefix sums of q; propensity q.
 // systematic: without replacement, propensity pi = min(1, c q) with sum pi = count. Candidates with pi = 1 come
 // first; the others are where count equally spaced points with one random offset fall in the prefix sums of q
 // (Madow, "On the theory of systematic sampling", 1949).
+// race: without replacement, as `count` successive draws; see race.h.
 //
-// Moves 4 F bytes per candidate once, then 4 bytes per candidate and pass over the scores.
+// nucleus: the candidates of the largest p, ties by row, up to the first where their mass reaches `nucleus`
+// (Holtzman et al., "The curious case of neural text degeneration", 2020). The mass is summed in multiples of 2^-62, so
+// it depends on no order. It is found digit by digit of the score's bits, largest first: three histograms, no sort.
+//
+// One pass over the bank leaves the scores (4 bytes per candidate), and for every 1024 of them the largest and the sum
+// of exp(s - largest); what follows reads the scores at most.
 #pragma once
 
 #include "blocks.h"
 #include "exponential.h"
 #include "kernels.h"
-#include "philox.h"
+#include "race.h"
 
 namespace curbench {
 
@@ -23,11 +30,15 @@ constexpr double kCertain = 1.0 - 0x1p-30;
 
 struct Bank {
   ScoreBank a;
-  double* block_top;  // [blocks]: largest score
-  double* top;        // [1]: largest of all
-  Prefix weight;      // sums of exp(s - top)
-  Prefix rest;        // sums of q over candidates that are not certain
-  Prefix certain;     // numbers of candidates that are
+  const float* score;  // what is drawn from: a.score, or a.kept, which is -inf outside of the nucleus
+  double* block_top;   // [blocks]: largest score
+  double* block_sum;   // [blocks]: sum of exp(s - block_top)
+  double* top;         // [1]: largest of all
+  Prefix weight;       // sums of exp(s - top)
+  Prefix rest;         // sums of q over candidates that are not certain
+  Prefix certain;      // numbers of candidates that are
+  uint64_t* digits;    // [kDigitSize] of PlainBack, as the next
+  Arrival* arrivals;   // [race_capacity]
 
   CURBENCH_HD double probability(double score, double normaliser) const {
     return exponential(score - *top) / normaliser;
@@ -40,40 +51,71 @@ struct Bank {
   }
 };
 
+CURBENCH_HD float widen(uint16_t bfloat16) { return from_bits(static_cast<uint32_t>(bfloat16) << 16); }
+
+// Row of the bank of candidate i; -1, and reported, when there is none.
+CURBENCH_HD int64_t problem_of(const ScoreBank& a, int64_t i) {
+  const int64_t problem = a.candidate == nullptr ? i : a.candidate[i];
+  if (0 <= problem && problem < a.problems) return problem;
+  if (leader()) report(a.fault, i);
+  return -1;
+}
+
+CURBENCH_HD float score_of(const ScoreBank& a, int64_t problem, double dot) {
+  const double prior = a.prior == nullptr ? 0.0 : static_cast<double>(a.prior[problem]);
+  return static_cast<float>((dot + a.bias) / a.temperature + prior);
+}
+
+// `sum` in units of the head and the row.
+CURBENCH_HD double fixed_dot(const ScoreBank& a, int64_t problem, int64_t sum) {
+  const double dot = static_cast<double>(sum) * a.unit;
+  return a.row_scale == nullptr ? dot : dot * static_cast<double>(a.row_scale[problem]);
+}
+
+// The product of one row with a linear head. Every way to compute it has these bits: float32 and bfloat16 rows in
+// float, in the order of lane_dot and lane_dot_pairs; int8 rows in whole numbers.
+CURBENCH_HD double linear_dot(const ScoreBank& a, int64_t problem) {
+  const float* weight = a.weight;
+  if (a.dtype == Dtype::kFloat32) {
+    const float* x = static_cast<const float*>(a.feature) + problem * a.stride;
+    return lane_dot(a.features, [=](int64_t f) { return x[f]; }, [=](int64_t f) { return weight[f]; });
+  }
+  if (a.dtype == Dtype::kBfloat16) {
+    const uint16_t* x = static_cast<const uint16_t*>(a.feature) + problem * a.stride;
+    return lane_dot_pairs(a.features, [=](int64_t f) { return widen(x[f]); }, [=](int64_t f) { return weight[f]; });
+  }
+  const int8_t* x = static_cast<const int8_t*>(a.feature) + problem * a.stride;
+  const int32_t* fixed = a.fixed;
+  const int64_t sum = lane_fold(a.features, int64_t{0}, [=](int64_t f) { return int64_t{x[f]} * fixed[f]; },
+                                [](int64_t l, int64_t r) { return l + r; });
+  return fixed_dot(a, problem, sum);
+}
+
 struct ScoreRow {
   ScoreBank a;
 
   CURBENCH_HD void operator()(int64_t i) const {
-    const float* feature = row(i);
-    if (feature == nullptr) return;
-    const double* weight = a.weight;
-    finish(i, lane_sum(a.features, [=](int64_t f) { return feature[f] * weight[f]; }));
-  }
-
-  // Null, and reported, when the candidate is outside the bank.
-  CURBENCH_HD const float* row(int64_t i) const {
-    const int64_t problem = a.candidate == nullptr ? i : a.candidate[i];
-    if (0 <= problem && problem < a.problems) return a.feature + problem * a.stride;
-    if (leader()) report(a.fault, i);
-    return nullptr;
-  }
-
-  CURBENCH_HD void finish(int64_t i, double dot) const {
-    const float score = static_cast<float>((dot + a.bias) / a.temperature);
+    const int64_t problem = problem_of(a, i);
+    if (problem < 0) return;
+    const float score = score_of(a, problem, linear_dot(a, problem));
     if (!leader()) return;
     if (!finite(score)) report(a.fault + 1, i);
     a.score[i] = score;
   }
 };
 
-struct TopOfBlock {
+struct SumBlock {
   Bank bank;
 
   CURBENCH_HD void operator()(int64_t t) const {
-    const float* score = bank.a.score + t * kBlock;
-    const double top =
-        lane_max(block_length(bank.a.rows, t), [=](int64_t i) { return static_cast<double>(score[i]); });
-    if (leader()) bank.block_top[t] = top;
+    const float* score = bank.score + t * kBlock;
+    const int64_t n = block_length(bank.a.rows, t);
+    const double top = lane_max(n, [=](int64_t i) { return static_cast<double>(score[i]); });
+    const double from = top > -HUGE_VAL ? top : 0.0;  // a block of -inf has no weight
+    const double sum = lane_sum(n, [=](int64_t i) { return exponential(score[i] - from); });
+    if (!leader()) return;
+    bank.block_top[t] = top;
+    bank.block_sum[t] = sum;
   }
 };
 
@@ -81,10 +123,78 @@ struct WeightOfBlock {
   Bank bank;
 
   CURBENCH_HD void operator()(int64_t t) const {
+    if (leader()) bank.weight.mass[t] = bank.block_sum[t] * exponential(bank.block_top[t] - *bank.top);
+  }
+};
+
+// Order of the scores as whole numbers.
+CURBENCH_HD uint32_t ordered(float score) {
+  const uint32_t bits = bits_of(score);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+// Mass of a candidate in multiples of 2^-62; scale is 2^62 / sum of exp(s - top).
+CURBENCH_HD uint64_t fixed_mass(double score, double top, double scale) {
+  return static_cast<uint64_t>(exponential(score - top) * scale + 0.5);
+}
+
+// A set of candidates by the leading bits of their order.
+struct Digit {
+  uint32_t prefix;  // the bits above the digit
+  int shift;        // where the digit begins
+  int bits;         // its length
+
+  CURBENCH_HD bool holds(uint32_t order) const { return shift + bits == 32 || order >> (shift + bits) == prefix; }
+  CURBENCH_HD uint32_t of(uint32_t order) const { return order >> shift & ((1u << bits) - 1); }
+};
+
+constexpr Digit kDigits[] = {{0, 20, 12}, {0, 8, 12}, {0, 0, 8}};
+constexpr int kDigitSize = 1 << 12;
+
+struct CountTies {
+  Bank bank;
+  uint32_t order;
+
+  CURBENCH_HD void operator()(int64_t t) const {
     const float* score = bank.a.score + t * kBlock;
-    const double top = *bank.top;
-    const double sum = lane_sum(block_length(bank.a.rows, t), [=](int64_t i) { return exponential(score[i] - top); });
-    if (leader()) bank.weight.mass[t] = sum;
+    const uint32_t last = order;
+    const int64_t ties =
+        lane_count(block_length(bank.a.rows, t), [=](int64_t i) { return ordered(score[i]) == last; });
+    if (leader()) bank.certain.mass[t] = static_cast<double>(ties);
+  }
+};
+
+struct LocateTie {
+  Bank bank;
+  uint32_t order;
+  double rank;
+  double* row;
+
+  CURBENCH_HD void operator()(int64_t) const {
+    const float* score = bank.a.score;
+    const uint32_t last = order;
+    const int64_t at = locate(bank.certain, bank.a.rows, rank + 0.5,
+                              [=](int64_t i) { return ordered(score[i]) == last ? 1.0 : 0.0; });
+    if (leader()) *row = static_cast<double>(at);
+  }
+};
+
+// Above the last order, or of it and not after the last row.
+struct KeepBlock {
+  Bank bank;
+  uint32_t order;
+  int64_t row;
+
+  CURBENCH_HD void operator()(int64_t t) const {
+    const float* score = bank.a.score;
+    float* kept = bank.a.kept;
+    const uint32_t last = order;
+    const int64_t end = row, first = t * kBlock;
+    lane_for(block_length(bank.a.rows, t), [=](int64_t i) {
+      const uint32_t own = ordered(score[first + i]);
+      const bool in = own > last || (own == last && first + i <= end);
+      kept[first + i] = in ? score[first + i] : -HUGE_VALF;
+    });
   }
 };
 
@@ -100,7 +210,7 @@ struct SplitBlock {
     if (bank.with_floor(bank.probability(bank.block_top[t], normaliser), 1) < threshold) {
       rest = bank.with_floor(bank.weight.mass[t] / normaliser, n);
     } else {
-      const float* score = bank.a.score + t * kBlock;
+      const float* score = bank.score + t * kBlock;
       const double limit = threshold;
       const auto q = [=](int64_t i) { return bank.with_floor(bank.probability(score[i], normaliser), 1); };
       rest = lane_sum(n, [=](int64_t i) { return q(i) < limit ? q(i) : 0.0; });
@@ -121,7 +231,7 @@ struct DrawSlot {
   CURBENCH_HD void operator()(int64_t k) const {
     const ScoreBank& a = bank.a;
     const double normaliser = bank.normaliser();
-    const auto q = [=](int64_t i) { return bank.with_floor(bank.probability(a.score[i], normaliser), 1); };
+    const auto q = [=](int64_t i) { return bank.with_floor(bank.probability(bank.score[i], normaliser), 1); };
     const double limit = threshold;
 
     int64_t row;
@@ -134,7 +244,7 @@ struct DrawSlot {
     if (!leader()) return;
     const double drawn = q(row);
     a.problem[k] = a.candidate == nullptr ? row : a.candidate[row];
-    a.probability[k] = bank.probability(a.score[row], normaliser);
+    a.probability[k] = bank.probability(bank.score[row], normaliser);
     if (a.design == Design::kIid)
       a.propensity[k] = drawn;
     else
@@ -150,9 +260,47 @@ struct DrawSlot {
   }
 };
 
-inline int64_t bank_workspace(int64_t rows) {
+// Slots hold rows until now.
+struct NameSlot {
+  ScoreBank a;
+
+  CURBENCH_HD void operator()(int64_t k) const {
+    if (leader()) a.problem[k] = a.candidate[a.problem[k]];
+  }
+};
+
+struct ClearWords {
+  uint64_t* word;
+
+  CURBENCH_HD void operator()(int64_t i) const {
+    if (leader()) word[i] = 0;
+  }
+};
+
+struct SumDigits {
+  Bank bank;
+  Digit digit;
+  double top;
+  double scale;
+  uint64_t* mass;  // [kDigitSize]
+
+  CURBENCH_HD void operator()(int64_t t) const {
+    const float* score = bank.a.score + t * kBlock;
+    const SumDigits& d = *this;
+    lane_for(block_length(bank.a.rows, t), [=](int64_t i) {
+      const uint32_t order = ordered(score[i]);
+      if (d.digit.holds(order)) add_to(d.mass + d.digit.of(order), fixed_mass(score[i], d.top, d.scale));
+    });
+  }
+};
+
+// Survivors of a race that fit between two visits of the host.
+inline int64_t race_capacity(int64_t rows, int64_t count) { return 2 * race_keep(rows, count) + 16 * kBlock; }
+
+inline int64_t bank_workspace(int64_t rows, int64_t count) {
   const int64_t blocks = ceil_div(rows, kBlock);
-  return 1 + 7 * blocks + 3 * ceil_div(blocks, kBlock);
+  const int64_t arrivals = race_capacity(rows, count) * (sizeof(Arrival) / sizeof(double));
+  return 1 + 8 * blocks + 3 * ceil_div(blocks, kBlock) + kDigitSize + arrivals;
 }
 
 inline Bank bank_of(const ScoreBank& args) {
@@ -163,45 +311,197 @@ inline Bank bank_of(const ScoreBank& args) {
     free += n;
     return start;
   };
+  uint64_t* digits = reinterpret_cast<uint64_t*>(take(kDigitSize));
+  Arrival* arrivals = reinterpret_cast<Arrival*>(take(race_capacity(args.rows, args.count) * 3));
   const auto prefix = [&] { return Prefix{take(blocks), take(blocks), take(spans), blocks}; };
   double* top = take(1);
   double* block_top = take(blocks);
-  return {args, block_top, top, prefix(), prefix(), prefix()};
+  double* block_sum = take(blocks);
+  return {args, args.score, block_top, block_sum, top, prefix(), prefix(), prefix(), digits, arrivals};
 }
 
-// Rows is ScoreRow, or something faster that has its bits.
-template <class Rows = ScoreRow, class Launch>
-BankTotals score_bank(const Launch& launch, const ScoreBank& args) {
-  const Bank bank = bank_of(args);
-  const int64_t blocks = bank.weight.blocks;
-  launch(args.rows, Rows{ScoreRow{args}});
-  int64_t fault[2];
-  launch.read(fault, args.fault, 2);
-  if (fault[0] != INT64_MAX || fault[1] != INT64_MAX) return {0.0, -1};
+// The passes over the rows as ops: on CUDA, and wherever no loop was written by hand.
+template <class Launch>
+struct PlainBack {
+  Launch launch;
 
-  launch(blocks, TopOfBlock{bank});
+  void score(const Bank& bank, RaceLists* lists) const {
+    launch(bank.a.rows, ScoreRow{bank.a});
+    sum(bank, lists);
+  }
+
+  void sum(const Bank& bank, RaceLists* lists) const {
+    launch(bank.weight.blocks, SumBlock{bank});
+    if (lists != nullptr && bank.a.floor < 1.0) run(bank, kRace, lists->softmax);
+    if (lists != nullptr && bank.a.floor > 0.0) run(bank, kFloorRace, lists->uniform);
+  }
+
+  // Few survive a limit that the blocks before have set: each step may cover twice as many as the last.
+  void run(const Bank& bank, uint32_t stream, Earliest& earliest) const {
+    const ScoreBank& a = bank.a;
+    const uint64_t capacity = static_cast<uint64_t>(race_capacity(a.rows, a.count));
+    const int64_t blocks = bank.weight.blocks;
+    std::vector<Arrival> survivor(capacity);
+    int64_t step = 16;
+    for (int64_t first = 0; first < blocks;) {
+      step = std::min(step, blocks - first);
+      launch(1, ClearWords{bank.digits});
+      launch(step, EnterBlock{{a.seed, a.step, stream}, bank.score, a.candidate, a.rows, first, earliest.limit(),
+                              bank.arrivals, capacity, bank.digits});
+      uint64_t found;
+      launch.read(&found, bank.digits, 1);
+      if (found > capacity) {  // scores that rise from block to block: one block always fits
+        step = std::max<int64_t>(1, step / 16);
+        continue;
+      }
+      launch.read(survivor.data(), bank.arrivals, found);
+      for (uint64_t s = 0; s < found; ++s) {
+        earliest.add(survivor[s]);
+        earliest.prune();
+      }
+      first += step;
+      step *= 2;
+    }
+  }
+
+  void sum_digits(const Bank& bank, const Digit& digit, double top, double scale, uint64_t* mass) const {
+    launch(kDigitSize, ClearWords{bank.digits});
+    launch(bank.weight.blocks, SumDigits{bank, digit, top, scale, bank.digits});
+    launch.read(mass, bank.digits, kDigitSize);
+  }
+};
+
+// log sum exp(score), from the sums of the blocks.
+template <class Launch>
+double log_normaliser_of(const Launch& launch, const Bank& bank) {
+  const int64_t blocks = bank.weight.blocks;
   launch(1, FoldMax{bank.block_top, blocks, bank.top});
   launch(blocks, WeightOfBlock{bank});
   double top;
   launch.read(&top, bank.top, 1);
-  const double log_normaliser = top + log(scan(launch, bank.weight));
+  return top + log(scan(launch, bank.weight));
+}
 
+// Fills kept.
+template <class Back>
+void keep_nucleus(const Back& back, const Bank& bank) {
+  const auto& launch = back.launch;
+  double top, normaliser;
+  launch.read(&top, bank.top, 1);
+  launch.read(&normaliser, bank.weight.top + bank.weight.spans() - 1, 1);
+  const double scale = 0x1p62 / normaliser;
+  // Less the rounding of the masses, so that half of 3000 equal ones is 1500 of them.
+  const uint64_t exact = static_cast<uint64_t>(bank.a.nucleus * 0x1p62), slack = bank.a.rows + (1 << 12);
+  const uint64_t wanted = exact > slack ? exact - slack : 1;
+
+  uint64_t above = 0, mass[kDigitSize];
+  uint32_t order = 0;
+  for (Digit digit : kDigits) {
+    digit.prefix = order;
+    back.sum_digits(bank, digit, top, scale, mass);
+    uint32_t value = (1u << digit.bits) - 1;
+    while (value > 0 && above + mass[value] < wanted) above += mass[value--];
+    order = order << digit.bits | value;
+    mass[0] = mass[value];
+  }
+
+  // Of the candidates with the last order, all equally heavy, the first ones.
+  int64_t row = bank.a.rows;
+  float score;
+  const uint32_t bits = order >> 31 ? order & 0x7FFFFFFFu : ~order;
+  memcpy(&score, &bits, sizeof score);
+  const uint64_t each = fixed_mass(score, top, scale), left = wanted > above ? wanted - above : 0;
+  if (each > 0 && left < mass[0]) {
+    const uint64_t ties = std::max<uint64_t>(1, (left + each - 1) / each);
+    launch(bank.certain.blocks, CountTies{bank, order});
+    scan(launch, bank.certain);
+    launch(1, LocateTie{bank, order, static_cast<double>(ties - 1), bank.rest.top});
+    double at;
+    launch.read(&at, bank.rest.top, 1);
+    row = static_cast<int64_t>(at);
+  }
+  launch(bank.weight.blocks, KeepBlock{bank, order, row});
+}
+
+template <class Launch>
+BankTotals draw_race(const Launch& launch, const Bank& bank, RaceLists& lists, BankTotals totals) {
+  const ScoreBank& a = bank.a;
+  const RaceResult result = race_result(lists, totals.log_normaliser, a.floor, a.rows, a.count);
+  totals.log_time = result.log_time;
+  const int64_t drawn = static_cast<int64_t>(result.winner.size());
+  if (drawn < a.count) {
+    totals.reachable = drawn;
+    return totals;
+  }
+  double top, normaliser;
+  launch.read(&top, bank.top, 1);
+  launch.read(&normaliser, bank.weight.top + bank.weight.spans() - 1, 1);
+  std::vector<int64_t> row(a.count);
+  std::vector<double> propensity(a.count), probability(a.count);
+  for (int64_t k = 0; k < a.count; ++k) {
+    const double score = result.winner[k].score;
+    row[k] = result.winner[k].row;
+    probability[k] = exponential(score - top) / normaliser;
+    const double log_q = a.floor > 0.0 ? log(bank.with_floor(probability[k], 1)) : score - totals.log_normaliser;
+    propensity[k] = race_inclusion(log_q, result.log_time);
+  }
+  launch.write(a.problem, row.data(), a.count);
+  launch.write(a.propensity, propensity.data(), a.count);
+  launch.write(a.probability, probability.data(), a.count);
+  if (a.candidate != nullptr) launch(a.count, NameSlot{a});
+  return totals;
+}
+
+template <class Launch>
+BankTotals draw_prefix(const Launch& launch, const Bank& bank, BankTotals totals) {
   // Raise the set of certain candidates until c = (count - certain) / rest stops growing. This is Newton's method on
   // sum min(1, c q) = count, which is concave in c, so it never overshoots; it ends after a few rounds.
+  const ScoreBank& a = bank.a;
   double threshold = HUGE_VAL, rest, certain;
   for (;;) {
-    launch(blocks, SplitBlock{bank, threshold});
+    launch(bank.weight.blocks, SplitBlock{bank, threshold});
     rest = scan(launch, bank.rest);
     certain = scan(launch, bank.certain);
-    const double left = static_cast<double>(args.count) - certain;
-    if (args.design == Design::kIid || left <= 0.0) break;
-    if (rest <= 0.0) return {log_normaliser, static_cast<int64_t>(certain)};
+    const double left = static_cast<double>(a.count) - certain;
+    if (a.design == Design::kIid || left <= 0.0) break;
+    if (rest <= 0.0) {
+      totals.reachable = static_cast<int64_t>(certain);
+      return totals;
+    }
     const double next = kCertain * rest / left;
     if (next >= threshold) break;
     threshold = next;
   }
-  launch(args.count, DrawSlot{bank, threshold, rest, static_cast<int64_t>(certain)});
-  return {log_normaliser, -1};
+  launch(a.count, DrawSlot{bank, threshold, rest, static_cast<int64_t>(certain)});
+  return totals;
+}
+
+// Back is where the passes over the rows run, as PlainBack: it has
+//   launch                                        for everything else
+//   score(bank, lists)                            scores, with the tops and sums of their blocks
+//   sum(bank, lists)                              those of bank.score; both add to the lists of the race unless null
+//   sum_digits(bank, digit, top, scale, mass)     sums of fixed_mass by digit, on the host
+template <class Back>
+BankTotals score_bank(const Back& back, const ScoreBank& args) {
+  const auto& launch = back.launch;
+  Bank bank = bank_of(args);
+  const bool race = args.design == Design::kRace, nucleus = args.nucleus < 1.0;
+  RaceLists lists(args.rows, race ? args.count : 0);
+  back.score(bank, race && !nucleus ? &lists : nullptr);
+  int64_t fault[2];
+  launch.read(fault, args.fault, 2);
+  if (fault[0] != INT64_MAX || fault[1] != INT64_MAX) return {};
+
+  BankTotals totals = {log_normaliser_of(launch, bank), 1.0, HUGE_VAL, -1};
+  if (nucleus) {
+    keep_nucleus(back, bank);
+    bank.score = args.kept;
+    back.sum(bank, race ? &lists : nullptr);
+    const double whole = totals.log_normaliser;
+    totals.log_normaliser = log_normaliser_of(launch, bank);
+    totals.mass = exp(totals.log_normaliser - whole);
+  }
+  return race ? draw_race(launch, bank, lists, totals) : draw_prefix(launch, bank, totals);
 }
 
 }  // namespace curbench

@@ -135,6 +135,23 @@ def normals(count, seed, stream, step):
     return out
 
 
+@nb.njit
+def words(seed, stream, step, index):
+    """u32[n, 4], the four words of the blocks at counters (index, step, stream) under ``seed``; index is u64[n].
+
+    >>> [hex(w) for w in words(np.uint64(0), 0, 0, np.zeros(1, np.uint64))[0]]
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
+    """
+    out = np.empty((len(index), 4), np.uint32)
+    s = np.uint64(seed)
+    for k in range(len(index)):
+        i = np.uint64(index[k])
+        w = philox4x32(i & _LOW, i >> _32, np.uint64(step) & _LOW, np.uint64(stream) & _LOW, s & _LOW, s >> _32)
+        for j in range(4):
+            out[k, j] = w[j]
+    return out
+
+
 def spawn_seeds(seed, count):
     """``count`` independent 64-bit seeds derived from one run seed, through numpy's SeedSequence.
 

@@ -52,6 +52,11 @@ struct Launch {
   void read(T* host, const T* value, int64_t n) const {
     std::copy_n(value, n, host);
   }
+
+  template <class T>
+  void write(T* value, const T* host, int64_t n) const {
+    std::copy_n(host, n, value);
+  }
 };
 
 }  // namespace curbench::cpu

@@ -10,6 +10,7 @@ namespace {
 struct Loops {
   BlockSum (*exponential_float)(const float* score, int64_t n, double* weight);
   BlockSum (*exponential_double)(const double* score, int64_t n, double* weight);
+  void (*exponential_from)(const float* score, int64_t n, double top, double* weight);
   void (*words)(const RaceClock& clock, int64_t first, int64_t n, uint32_t* high);
   void (*words_of)(const RaceClock& clock, const int64_t* id, int64_t n, uint32_t* high);
   int64_t (*below)(const uint32_t* high, const double* weight, double scale, int64_t n, uint16_t* index);
@@ -48,18 +49,25 @@ BlockSum exponential_block(const double* score, int64_t n, double* weight) {
   return loops().exponential_double(score, n, weight);
 }
 
+void exponential_from(const float* score, int64_t n, double top, double* weight) {
+  loops().exponential_from(score, n, top, weight);
+}
+
+// A null weight is 1 everywhere: the race of the floor.
 template <class T>
-void Race::run(Earliest& earliest, const RaceClock& clock, const T* score, const double* weight, double top,
-               int64_t row, int64_t n, int64_t first_id, const int64_t* id) {
+static void run(const Race& race, uint32_t stream, Earliest& earliest, const T* score, const double* weight,
+                double top, int64_t row, int64_t n) {
+  const RaceClock clock = {race.seed, race.step, stream};
   uint32_t high[kBlock];
-  if (id != nullptr)
-    loops().words_of(clock, id + row, n, high);
+  if (race.id != nullptr)
+    loops().words_of(clock, race.id + row, n, high);
   else
-    loops().words(clock, first_id + row, n, high);
+    loops().words(clock, race.first_id + row, n, high);
   const auto enter = [&](int64_t i) {
-    const int64_t own = id != nullptr ? id[row + i] : first_id + row + i;
-    const double log_e = log_exponential(clock, own, high[i]);
-    earliest.add(score != nullptr ? log_e - static_cast<double>(score[i]) : log_e, row + i);
+    const double s = static_cast<double>(score[i]);
+    if (weight != nullptr && s == -HUGE_VAL) return;
+    const double log_e = log_exponential(clock, race.id != nullptr ? race.id[row + i] : race.first_id + row + i, high[i]);
+    earliest.add({weight != nullptr ? log_e - s : log_e, row + i, s});
   };
 
   // Weights that underflow to 0 stand for rates below exp(-708): as long as the scale is under exp(650), they cannot
@@ -76,9 +84,13 @@ void Race::run(Earliest& earliest, const RaceClock& clock, const T* score, const
   earliest.prune();
 }
 
-template void Race::run(Earliest&, const RaceClock&, const float*, const double*, double, int64_t, int64_t, int64_t,
-                        const int64_t*);
-template void Race::run(Earliest&, const RaceClock&, const double*, const double*, double, int64_t, int64_t, int64_t,
-                        const int64_t*);
+template <class T>
+void Race::block(RaceLists& lists, const T* score, const double* weight, double top, int64_t row, int64_t n) const {
+  if (floor < 1.0 && top > -HUGE_VAL) run(*this, kRace, lists.softmax, score, weight, top, row, n);
+  if (floor > 0.0) run(*this, kFloorRace, lists.uniform, score, nullptr, 0.0, row, n);
+}
+
+template void Race::block(RaceLists&, const float*, const double*, double, int64_t, int64_t) const;
+template void Race::block(RaceLists&, const double*, const double*, double, int64_t, int64_t) const;
 
 }  // namespace curbench::cpu

@@ -16,37 +16,22 @@ struct BlockSum {
 BlockSum exponential_block(const float* score, int64_t n, double* weight);
 BlockSum exponential_block(const double* score, int64_t n, double* weight);
 
-// The race of some rows; several are merged by adding their lists. Rows have the id first_id + row, or id[row].
-class Race {
- public:
-  // count of rows are drawn from (1 - floor) softmax + floor / rows.
-  Race(uint64_t seed, uint32_t step, int64_t rows, int64_t count, double floor)
-      : softmax(race_keep(rows, count)),
-        uniform(race_keep(rows, count)),
-        softmax_{seed, step, kRace},
-        uniform_{seed, step, kFloorRace},
-        floor_(floor) {}
+// The same from a given top, without the sum.
+void exponential_from(const float* score, int64_t n, double top, double* weight);
 
-  // n <= kBlock rows from `row` on, with weight = exp(score - top) <= 1. Without id, row + first_id must divide by
+// Lets rows run in the races of a draw from (1 - floor) softmax + floor / M. Rows have the id first_id + row, or
+// id[row]; a score of -inf never arrives in the race of the softmax.
+struct Race {
+  uint64_t seed;
+  uint32_t step;
+  double floor;
+  int64_t first_id;
+  const int64_t* id;
+
+  // n <= kBlock rows from `row` on, with weight = exp(score - top) <= 1. Without id, first_id + row must divide by
   // kTile.
   template <class T>
-  void block(const T* score, const double* weight, double top, int64_t row, int64_t n, int64_t first_id,
-             const int64_t* id) {
-    if (floor_ < 1.0) run(softmax, softmax_, score, weight, top, row, n, first_id, id);
-    if (floor_ > 0.0) run<T>(uniform, uniform_, nullptr, nullptr, 0.0, row, n, first_id, id);
-  }
-
-  Earliest softmax;
-  Earliest uniform;
-
- private:
-  template <class T>
-  static void run(Earliest& earliest, const RaceClock& clock, const T* score, const double* weight, double top,
-                  int64_t row, int64_t n, int64_t first_id, const int64_t* id);
-
-  RaceClock softmax_;
-  RaceClock uniform_;
-  double floor_;
+  void block(RaceLists& lists, const T* score, const double* weight, double top, int64_t row, int64_t n) const;
 };
 
 }  // namespace curbench::cpu

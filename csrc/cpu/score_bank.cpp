@@ -1,57 +1,183 @@
 #include "../score_bank.h"
 
-#include "launch.h"
+#include <omp.h>
 
-#ifdef __x86_64__
-#include <immintrin.h>
+#include <cstring>
+
+#include "isa.h"
+#include "launch.h"
+#include "race.h"
+
+namespace curbench::cpu {
+namespace {
+
+constexpr int kAhead = 8;     // rows from one being read to one being fetched
+constexpr int kLowBits = 15;  // an int8 head is high * 2^15 + low
+
+// A linear head as the loops want it, padded with zeros to whole rounds.
+struct Head {
+  int64_t features;
+  const float* weight;  // of all entries, or of the first of each pair
+  const float* second;  // of the second of each pair
+  const int16_t* high;
+  const int16_t* low;
+};
+
+struct Loops {
+  // Products of n rows with the head, by Dtype. row[n .. n + kAhead) may be fetched.
+  void (*dots[3])(const Head& head, const void* const* row, int64_t n, double* out);
+  // Scores of n rows from their products. Returns how many are not finite.
+  int64_t (*finish)(const double* dot, const double* prior, double bias, double temperature, int64_t n, float* score);
+};
+
+}  // namespace
+}  // namespace curbench::cpu
+
+#define CURBENCH_EACH_ISA "bank.inc"
+#include "each_isa.h"
+
+namespace curbench::cpu {
+namespace {
+
+#ifdef CURBENCH_X86
+const Loops& loops() { return isa() == Isa::kAvx512 ? avx512::loops : avx2::loops; }
+
+class PaddedHead {
+ public:
+  explicit PaddedHead(const ScoreBank& a) {
+    constexpr int64_t kPad = 2 * kLanes;
+    const int64_t padded = ceil_div(a.features, kPad) * kPad;
+    head_ = {a.features, nullptr, nullptr, nullptr, nullptr};
+    if (a.dtype == Dtype::kInt8) {
+      fixed_.resize(2 * padded);
+      for (int64_t f = 0; f < a.features; ++f) {
+        const int32_t high = (a.fixed[f] + (1 << (kLowBits - 1))) >> kLowBits;
+        fixed_[f] = static_cast<int16_t>(high);
+        fixed_[padded + f] = static_cast<int16_t>(a.fixed[f] - (high << kLowBits));
+      }
+      head_.high = fixed_.data();
+      head_.low = fixed_.data() + padded;
+    } else {
+      weight_.resize(padded);
+      const int64_t pairs = a.dtype == Dtype::kBfloat16 ? 2 : 1;
+      for (int64_t f = 0; f < a.features; ++f) weight_[f % pairs * (padded / 2) + f / pairs] = a.weight[f];
+      head_.weight = weight_.data();
+      head_.second = weight_.data() + padded / 2;
+    }
+  }
+
+  const Head& get() const { return head_; }
+
+ private:
+  std::vector<float> weight_;
+  std::vector<int16_t> fixed_;
+  Head head_;
+};
+
+// Rows, block by block: scored, summed and sent into the race while they are in the cache.
+struct WideBack {
+  Launch launch;
+
+  void score(const Bank& bank, RaceLists* lists) const {
+    const PaddedHead head(bank.a);
+    each_block(bank, lists, [&](int64_t t, int64_t n) { score_block(bank.a, head.get(), t * kBlock, n); });
+  }
+
+  void sum(const Bank& bank, RaceLists* lists) const {
+    each_block(bank, lists, [](int64_t, int64_t) {});
+  }
+
+  // Blocks in runs, so that a thread reads on where it was.
+  template <class Fill>
+  void each_block(const Bank& bank, RaceLists* lists, const Fill& fill) const {
+    constexpr int64_t kRun = 16;
+    const ScoreBank& a = bank.a;
+    const Race race = {a.seed, a.step, a.floor, 0, a.candidate};
+    const int64_t blocks = bank.weight.blocks;
+    std::vector<RaceLists> own(launch.threads, lists == nullptr ? RaceLists(1, 0) : *lists);
+#pragma omp parallel for num_threads(launch.threads) schedule(dynamic) if (launch.threads > 1)
+    for (int64_t run = 0; run < blocks; run += kRun) {
+      double weight[kBlock];
+      for (int64_t t = run; t < std::min(run + kRun, blocks); ++t) {
+        const int64_t n = block_length(a.rows, t);
+        const float* score = bank.score + t * kBlock;
+        fill(t, n);
+        const BlockSum sum = exponential_block(score, n, weight);
+        bank.block_top[t] = sum.top;
+        bank.block_sum[t] = sum.sum;
+        if (lists != nullptr) race.block(own[omp_get_thread_num()], score, weight, sum.top, t * kBlock, n);
+      }
+    }
+    if (lists != nullptr)
+      for (const RaceLists& one : own) lists->add(one);
+  }
+
+  static void score_block(const ScoreBank& a, const Head& head, int64_t first, int64_t n) {
+    static const int64_t kSize[] = {4, 2, 1};
+    const int64_t stride = a.stride * kSize[static_cast<int>(a.dtype)];
+    const char* base = static_cast<const char*>(a.feature);
+    const void* row[kBlock + kAhead];
+    double prior[kBlock], dot[kBlock + 16];
+    int64_t problem[kBlock];
+    for (int64_t i = 0; i < n; ++i) {
+      problem[i] = std::max<int64_t>(problem_of(a, first + i), 0);  // one that is reported may be any
+      row[i] = base + problem[i] * stride;
+      prior[i] = a.prior == nullptr ? 0.0 : static_cast<double>(a.prior[problem[i]]);
+    }
+    for (int64_t i = n; i < n + kAhead; ++i) {
+      const int64_t next = std::min(first + i, a.rows - 1), id = a.candidate == nullptr ? next : a.candidate[next];
+      row[i] = 0 <= id && id < a.problems ? base + id * stride : base;
+    }
+
+    loops().dots[static_cast<int>(a.dtype)](head, row, n, dot);
+    if (a.dtype == Dtype::kInt8)
+      for (int64_t i = 0; i < n; ++i) dot[i] = fixed_dot(a, problem[i], static_cast<int64_t>(dot[i]));
+    float* score = a.score + first;
+    if (loops().finish(dot, prior, a.bias, a.temperature, n, score) == 0) return;
+    for (int64_t i = 0; i < n; ++i)
+      if (!finite(score[i])) return report(a.fault + 1, first + i);
+  }
+
+  // Every thread sums in its own digits; whole numbers add up in any order.
+  void sum_digits(const Bank& bank, const Digit& digit, double top, double scale, uint64_t* mass) const {
+    const ScoreBank& a = bank.a;
+    std::vector<std::vector<uint64_t>> own(launch.threads, std::vector<uint64_t>(kDigitSize));
+#pragma omp parallel for num_threads(launch.threads) schedule(dynamic, 16) if (launch.threads > 1)
+    for (int64_t t = 0; t < bank.weight.blocks; ++t) {
+      float held[kBlock];
+      double weight[kBlock];
+      int64_t n = 0;
+      for (int64_t i = t * kBlock; i < t * kBlock + block_length(a.rows, t); ++i) {
+        held[n] = a.score[i];
+        n += digit.holds(ordered(a.score[i])) ? 1 : 0;
+      }
+      exponential_from(held, n, top, weight);
+      uint64_t* sum = own[omp_get_thread_num()].data();
+      for (int64_t i = 0; i < n; ++i)
+        sum[digit.of(ordered(held[i]))] += static_cast<uint64_t>(weight[i] * scale + 0.5);
+    }
+    std::fill_n(mass, kDigitSize, 0);
+    for (const auto& one : own)
+      for (int d = 0; d < kDigitSize; ++d) mass[d] += one[d];
+  }
+};
+
 #endif
+
+}  // namespace
+
+BankTotals score_bank(const ScoreBank& args, int threads) {
+  const Launch launch{threads};
+#ifdef CURBENCH_X86
+  if (isa() != Isa::kPortable) return curbench::score_bank(WideBack{launch}, args);
+#endif
+  return curbench::score_bank(PlainBack<Launch>{launch}, args);
+}
+
+}  // namespace curbench::cpu
 
 namespace curbench {
 
-int64_t score_bank_workspace(int64_t rows) { return bank_workspace(rows); }
+int64_t score_bank_workspace(int64_t rows, int64_t count) { return bank_workspace(rows, count); }
 
-namespace cpu {
-
-#ifdef __x86_64__
-// ScoreRow for whole rounds of lanes, with its bits. This pass reads the bank, and what the compiler makes of ScoreRow
-// does not keep up with memory: here values widen as they are loaded, lanes add up in vectors, rows are fetched ahead.
-struct ScoreWideRow {
-  ScoreRow op;
-};
-
-// Launch finds this overload.
-__attribute__((target("avx2"))) static void run_items(const ScoreWideRow& rows, int64_t first, int64_t last) {
-  constexpr int kVectors = kLanes / 4;  // vector j holds lanes 4 j .. 4 j + 3
-  constexpr int kAhead = 384;           // in floats; 512 to 6144 bytes were tried
-  const double* weight = rows.op.a.weight;
-  for (int64_t r = first; r < last; ++r) {
-    const float* feature = rows.op.row(r);
-    if (feature == nullptr) continue;
-    __m256d acc[kVectors];
-    for (__m256d& a : acc) a = _mm256_setzero_pd();
-    for (int64_t i = 0; i < rows.op.a.features; i += kLanes) {
-      _mm_prefetch(reinterpret_cast<const char*>(feature + i + kAhead), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(feature + i + kAhead + 16), _MM_HINT_T0);
-      for (int j = 0; j < kVectors; ++j) {
-        const __m256d wide = _mm256_cvtps_pd(_mm_loadu_ps(feature + i + 4 * j));
-        acc[j] = _mm256_add_pd(acc[j], _mm256_mul_pd(wide, _mm256_loadu_pd(weight + i + 4 * j)));
-      }
-    }
-    for (int half = kVectors / 2; half > 0; half /= 2)
-      for (int j = 0; j < half; ++j) acc[j] = _mm256_add_pd(acc[j], acc[j + half]);
-    const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(acc[0]), _mm256_extractf128_pd(acc[0], 1));
-    rows.op.finish(r, _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair))));
-  }
-}
-#endif
-
-BankTotals score_bank(const ScoreBank& args, int threads) {
-#ifdef __x86_64__
-  if (args.features % kLanes == 0 && __builtin_cpu_supports("avx2"))
-    return curbench::score_bank<ScoreWideRow>(Launch{threads}, args);
-#endif
-  return curbench::score_bank(Launch{threads}, args);
-}
-
-}  // namespace cpu
 }  // namespace curbench

@@ -43,6 +43,13 @@ struct Launch {
     CURBENCH_CUDA_CHECK(cudaMemcpyAsync(host, value, n * sizeof(T), cudaMemcpyDeviceToHost, stream));
     CURBENCH_CUDA_CHECK(cudaStreamSynchronize(stream));
   }
+
+  // Waits for the stream, so that the host's array may go.
+  template <class T>
+  void write(T* value, const T* host, int64_t n) const {
+    CURBENCH_CUDA_CHECK(cudaMemcpyAsync(value, host, n * sizeof(T), cudaMemcpyHostToDevice, stream));
+    CURBENCH_CUDA_CHECK(cudaStreamSynchronize(stream));
+  }
 };
 
 }  // namespace curbench::cuda

@@ -4,6 +4,8 @@
 
 namespace curbench::cuda {
 
-BankTotals score_bank(const ScoreBank& args, Queue queue) { return curbench::score_bank(Launch(queue), args); }
+BankTotals score_bank(const ScoreBank& args, Queue queue) {
+  return curbench::score_bank(PlainBack<Launch>{Launch(queue)}, args);
+}
 
 }  // namespace curbench::cuda

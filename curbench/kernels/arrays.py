@@ -16,9 +16,10 @@ from curbench.kernels.extension import cuda_status, load
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
 
-# What each dtype of a small vector may be converted from. Matrices are never converted.
+# What each dtype of a vector may be converted from. Matrices are never converted.
 WIDENS = {
     "float64": ("float64", "float32", "float16", "bfloat16"),
+    "float32": ("float32", "float64", "float16", "bfloat16"),  # rounded to nearest
     "int64": ("int64", "int32", "int16", "int8", "uint32", "uint16", "uint8"),
     "uint8": ("uint8", "bool"),
 }
@@ -54,7 +55,8 @@ class Numpy:
         return tuple(s // array.itemsize for s in array.strides)
 
     def contiguous(self, array: Any, dtype: str) -> Any:
-        result = np.ascontiguousarray(array, dtype)
+        with np.errstate(over="ignore"):  # float64 that float32 cannot hold becomes inf, for the kernel to see
+            result = np.ascontiguousarray(array, dtype)
         return result if result.flags.aligned else result.copy()
 
     def empty(self, n: int, dtype: str) -> Any:
@@ -122,7 +124,10 @@ class Torch:
         return None if array is None else array.data_ptr()
 
     def to_numpy(self, value: Any) -> Any:
-        return value.detach().cpu().numpy() if is_tensor(value) else value
+        if not is_tensor(value):
+            return value
+        half = value.dtype == self.torch.bfloat16  # which numpy does not have
+        return (value.detach().float() if half else value.detach()).cpu().numpy()
 
     def from_numpy(self, array: Any) -> Any:
         return self.torch.as_tensor(array, device=self.device) if isinstance(array, np.ndarray) else array
@@ -216,13 +221,22 @@ def vector(place: Place, name: str, value: Any, dtype: str, length: int | None =
     return place.contiguous(array, dtype)
 
 
+def one_of(names: tuple[str, ...]) -> str:
+    """
+    >>> one_of(("a", "b", "c"))
+    'a, b or c'
+    """
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
 def matrix(
     place: Place, name: str, value: Any, dtypes: tuple[str, ...], shape: tuple[int, int] | None = None
 ) -> tuple[Any, int]:
     """(``value`` untouched, entries from one row to the next). Rows must be contiguous, but need not touch."""
     array = owned(place, name, value, 2)
     got = place.dtype(array)
-    require(got in dtypes, f"{name} must be {' or '.join(dtypes)}; got {got}")
+    require(got in dtypes, f"{name} must be {one_of(dtypes)}; got {got}")
     require(shape is None or tuple(array.shape) == shape, f"{name} must have shape {shape}; got {tuple(array.shape)}")
     if 0 in array.shape:  # then strides mean nothing
         return array, 0

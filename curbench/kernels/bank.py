@@ -1,15 +1,18 @@
-"""Scoring a problem bank with a linear head, and drawing problems from the softmax of the scores."""
+"""Scoring a problem bank with a small head, and drawing problems from the softmax of the scores."""
 
+import math
 from typing import Any
 
 from curbench.kernels import reference
-from curbench.kernels.arrays import matrix, no_fault, place_of, runs_reference, through_numpy, vector
+from curbench.kernels.arrays import Place, matrix, no_fault, place_of, runs_reference, through_numpy, vector
 from curbench.kernels.contract import (
+    BANK_DTYPES,
     DESIGNS,
     BankDraw,
     bank_fault,
     bank_options,
     random_options,
+    require,
     unreachable,
 )
 from curbench.kernels.extension import load
@@ -21,31 +24,47 @@ def score_bank(
     *,
     count: int,
     bias: float = 0.0,
+    feature_scale: Any = None,
+    row_scale: Any = None,
     temperature: float = 1.0,
+    prior: Any = None,
     candidate: Any = None,
     design: str = "iid",
     floor: float = 0.0,
+    nucleus: float = 1.0,
     seed: int,
     step: int = 0,
     backend: str = "auto",
     threads: int = 1,
 ) -> BankDraw:
-    """``count`` problems drawn from q = (1 - floor) softmax(score) + floor / M, with their exact propensities.
+    """``count`` problems drawn from q = (1 - floor) p + floor / M, p = softmax(score), with their exact propensities.
 
-    score = (feature @ weight + bias) / temperature, summed in float64 and rounded once. The softmax and the prefix
-    sums of the draw are float64 over blocks, so banks of more than 2^24 problems are drawn exactly.
+    score = (feature @ weight + bias) / temperature + prior, rounded once to float32. Products are summed in float32
+    for float32 and bfloat16 banks, in whole numbers for int8 banks. Everything after the scores is float64 over blocks
+    of 1024: banks of more than 2^24 problems are drawn exactly. The bank is read once, front to back, so a
+    memory-mapped one may be larger than memory.
 
-    feature    f32[N, F]; rows may be apart, but each must be contiguous
-    weight     f32[F] or f64[F]
-    candidate  i64[M], distinct rows of the bank to choose from; None for all of them
-    design     "iid": independent draws with replacement, propensity q. "systematic": without replacement, propensity
-               pi = min(1, c q) with sum pi = count (above 1 - 1e-9 it is 1). Problems that are certain come first,
-               then the others in the order of the candidates: neighbours there seldom come together
-    seed, step the key and the counter of the draws: same pair, same draw
-    Returns    BankDraw. On CUDA, waits for the device: ``log_normaliser`` is a float
-    Raises     ValueError if an argument breaks its rule or a score is not finite; RuntimeError if the back-end is
-               absent.
-    Source     inversion and Madow 1949; see csrc/score_bank.h.
+    feature        f32, bf16 or i8 [N, F]; rows may be apart, but each must be contiguous
+    weight         f32[F]; float64 is rounded. For an int8 bank f64[F], used to 29 bits of the largest entry
+    feature_scale  f32[F], what the features of an int8 bank are multiples of; None for 1
+    row_scale      f32[N], what the rows of an int8 bank are multiples of; None for 1
+    prior          f32[N], added to the score of a problem; None for 0
+    candidate      i64[M], distinct rows of the bank to choose from; None for all of them
+    design         "iid": independent draws with replacement, propensity q. Without replacement:
+                   "systematic": inclusion probability pi = min(1, c q) with sum pi = count (above 1 - 1e-9 it is 1).
+                   Problems that are certain come first, then the others in the order of the candidates: neighbours
+                   there seldom come together
+                   "race": successive draws in order, each from those left. No closed form has their inclusion
+                   probability; the propensity is that given the time T when the next one would have been drawn,
+                   1 - exp(-q T), and the sum of f / propensity is unbiased
+    nucleus        p is cut to its largest entries, ties by row, up to the first where their mass reaches ``nucleus``
+    seed, step     the key and the counter of the draws: same pair, same draw. A race gives each problem of the bank
+                   its own number, whichever candidates run
+    Returns        BankDraw. On CUDA, waits for the device: ``log_normaliser`` is a float
+    Raises         ValueError if an argument breaks its rule or a score is not finite; RuntimeError if the back-end is
+                   absent.
+    Source         inversion; Madow 1949; Efraimidis & Spirakis 2006 and Duffield, Lund & Thorup 2007; see
+                   csrc/score_bank.h and csrc/race.h.
 
     >>> import numpy as np
     >>> score_bank(np.zeros((4, 1), np.float32), [0.0], count=4, design="systematic", seed=0).problem
@@ -54,33 +73,53 @@ def score_bank(
     place = place_of(feature)
     random_options(seed, step)
     on_reference = runs_reference(backend, place, threads)
-    feature, stride = matrix(place, "feature", feature, ("float32",))
+    feature, stride = matrix(place, "feature", feature, BANK_DTYPES)
     problems, features = feature.shape
-    weight = vector(place, "weight", weight, "float64", features)
-    if candidate is not None:
-        candidate = vector(place, "candidate", candidate, "int64")
-    rows = problems if candidate is None else len(candidate)
-    bank_options(rows, count, bias, temperature, design, floor)
+    dtype = BANK_DTYPES.index(place.dtype(feature))
+    whole = BANK_DTYPES[dtype] == "int8"
+    require(whole or feature_scale is row_scale is None, "feature_scale and row_scale are for banks of int8")
+    weight = vector(place, "weight", weight, "float64" if whole else "float32", features)
+    if feature_scale is not None:
+        weight = weight * vector(place, "feature_scale", feature_scale, "float64", features)
+    row_scale = None if row_scale is None else vector(place, "row_scale", row_scale, "float32", problems)
+    prior = None if prior is None else vector(place, "prior", prior, "float32", problems)
+    candidate = None if candidate is None else vector(place, "candidate", candidate, "int64")
+    rows = problems if candidate is None or problems == 0 else len(candidate)
+    bank_options(rows, count, bias, temperature, design, floor, nucleus)
     if on_reference:
-        options = {"count": count, "bias": bias, "temperature": temperature, "candidate": candidate}
-        options |= {"design": design, "floor": floor, "seed": seed, "step": step}
+        options = {"count": count, "bias": bias, "row_scale": row_scale, "temperature": temperature, "prior": prior}
+        options |= {"candidate": candidate, "design": design, "floor": floor, "nucleus": nucleus}
+        options |= {"seed": seed, "step": step}
         return through_numpy(place, reference.score_bank, feature, weight, **options)
 
+    fixed, unit = fixed_point(place, weight) if whole else (None, 0.0)
     score = place.empty(rows, "float32")
+    kept = place.empty(rows, "float32") if nucleus < 1.0 else None
     problem = place.empty(count, "int64")
     propensity = place.empty(count, "float64")
     probability = place.empty(count, "float64")
-    workspace = place.empty(load().score_bank_workspace(rows), "float64")
+    workspace = place.empty(load().score_bank_workspace(rows, count), "float64")
     fault = no_fault(place, 2)
     at = place.address
     with place.guard():
-        log_normaliser, reachable = load().score_bank(
-            *(at(feature), stride, problems, features, at(weight), bias, temperature, at(candidate), rows),
-            *(count, DESIGNS.index(design), floor, seed, step),
-            *(at(score), at(problem), at(propensity), at(probability), at(workspace)),
+        log_normaliser, mass, log_time, reachable = load().score_bank(
+            *(at(feature), dtype, stride, problems, features, 0, 0),
+            *(None if whole else at(weight), at(fixed), unit, None, None),
+            *(bias, at(row_scale), temperature, at(prior), at(candidate), rows),
+            *(count, DESIGNS.index(design), floor, nucleus, seed, step, at(score), at(kept)),
+            *(at(problem), at(propensity), at(probability), at(workspace)),
             *(at(fault), place.where(threads)),
         )
     bank_fault(fault.tolist(), candidate, problems)
     if reachable >= 0:
-        raise unreachable(count, reachable)
-    return BankDraw(problem, propensity, probability, score, log_normaliser)
+        raise unreachable(count, reachable, design)
+    return BankDraw(problem, propensity, probability, score, log_normaliser, mass, log_time)
+
+
+def fixed_point(place: Place, weight: Any) -> tuple[Any, float]:
+    """(i32[F], unit): the weights f64[F] as multiples of a power of two, 29 bits for the largest."""
+    top = float(abs(weight).max()) if len(weight) else 0.0
+    if not math.isfinite(top):  # the scores will not be finite, and say so
+        return place.full(len(weight), 0, "int32"), math.nan
+    unit = math.ldexp(1.0, max(math.frexp(top)[1] - 29, -1022))
+    return place.contiguous((weight / unit).round(), "int32"), unit

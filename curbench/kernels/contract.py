@@ -3,10 +3,10 @@
 import math
 from typing import Any, NamedTuple
 
-ESTIMATORS = ("grpo", "dr_grpo", "rloo")  # the order of csrc/kernels.h, as in the two below
+ESTIMATORS = ("grpo", "dr_grpo", "rloo")  # the order of csrc/kernels.h, as in those below
 RATIOS = ("sequence_mean", "sequence", "token_mean")
-DESIGNS = ("iid", "systematic")
-TREE_DESIGNS = (*DESIGNS, "race")
+DESIGNS = ("iid", "systematic", "race")
+BANK_DTYPES = ("float32", "bfloat16", "int8")
 
 # Systematic draws take a candidate for certain above this probability; see csrc/score_bank.h.
 CERTAIN = 1.0 - 2.0**-30
@@ -34,10 +34,12 @@ class PolicyImprovement(NamedTuple):
 
 class BankDraw(NamedTuple):
     problem: Any  # i64[count], row of the bank
-    propensity: Any  # f64[count], of the draw (iid) or of inclusion (systematic)
-    probability: Any  # f64[count], softmax of the score, without the floor
+    propensity: Any  # f64[count], of the draw (iid) or of inclusion (systematic; race, given log_time)
+    probability: Any  # f64[count], softmax of the score within the nucleus, without the floor
     score: Any  # f32[M]
-    log_normaliser: float  # log sum exp(score)
+    log_normaliser: float  # log sum exp(score) over the nucleus
+    mass: float  # share of the softmax that the nucleus holds; 1.0 without one
+    log_time: float  # race: when the first candidate arrived that did not win; inf when none is left, or no race
 
 
 class ArmDraw(NamedTuple):
@@ -72,17 +74,20 @@ def improvement_options(mask: Any, length: Any, ratio_clip: float | None) -> Non
     require(ratio_clip is None or ratio_clip >= 1.0, f"ratio_clip must be at least 1, or None; got {ratio_clip!r}")
 
 
-def bank_options(rows: int, count: int, bias: float, temperature: float, design: str, floor: float) -> None:
+def bank_options(
+    rows: int, count: int, bias: float, temperature: float, design: str, floor: float, nucleus: float
+) -> None:
     choice("design", design, DESIGNS)
     unit_interval("floor", floor)
+    require(0.0 < nucleus <= 1.0, f"nucleus must be in (0, 1]; got {nucleus!r}")
     require(math.isfinite(bias), f"bias must be finite; got {bias!r}")
     require(0.0 < temperature < math.inf, f"temperature must be finite and positive; got {temperature!r}")
     require(rows >= 1, "a bank needs at least one candidate to draw from")
     require(count >= 1, f"count must be at least 1; got {count!r}")
-    if design == "systematic":
+    if design != "iid":
         require(
             count <= rows,
-            f"a systematic draw has no duplicates, so count must be at most the {rows} candidates; got {count!r}",
+            f"a {design} draw has no duplicates, so count must be at most the {rows} candidates; got {count!r}",
         )
 
 
@@ -98,7 +103,7 @@ def mirror_options(eta: float, floor: float, share: float) -> None:
 
 
 def tree_draw_options(arms: int, count: int, design: str, mix: float, seed: int, step: int) -> None:
-    choice("design", design, TREE_DESIGNS)
+    choice("design", design, DESIGNS)
     unit_interval("mix", mix)
     random_options(seed, step)
     require(count >= 1, f"count must be at least 1; got {count!r}")
@@ -156,7 +161,7 @@ def bank_fault(fault: list[int], candidate: Any, problems: int) -> None:
 def unreachable(count: int, reachable: int, design: str = "systematic", remedy: str = "") -> ValueError:
     return ValueError(
         f"a {design} draw of {count} needs as many candidates of positive probability; "
-        f"{reachable} have one: pass {remedy or 'floor > 0, or a higher temperature'}"
+        f"{reachable} have one: pass {remedy or 'floor > 0, a higher temperature, or a larger nucleus'}"
     )
 
 

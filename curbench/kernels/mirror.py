@@ -7,8 +7,8 @@ import numpy as np
 from curbench.kernels import reference
 from curbench.kernels.arrays import no_fault, place_of, runs_reference, through_numpy, vector
 from curbench.kernels.contract import (
+    DESIGNS,
     NO_FAULT,
-    TREE_DESIGNS,
     ArmDraw,
     mirror_fault,
     mirror_options,
@@ -138,7 +138,7 @@ class MirrorTree:
         place = self._place
         draw = ArmDraw(place.empty(count, "int64"), place.empty(count, "float64"), place.empty(count, "float64"))
         reachable = load().mirror_tree_draw(
-            *(self._state, self.arms, count, TREE_DESIGNS.index(design), mix, seed, step),
+            *(self._state, self.arms, count, DESIGNS.index(design), mix, seed, step),
             *(place.address(field) for field in draw),
             *(np.empty(count, np.int64), np.empty(2 * count)),
         )

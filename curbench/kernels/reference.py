@@ -167,34 +167,105 @@ def systematic(q: Any, count: int, seed: int, step: int, remedy: str = "") -> tu
     return drawn, propensity[drawn]
 
 
+def exponentials(seed: int, stream: int, step: int, row: Any) -> Any:
+    """log e f64[M] of the rows i64[M] of a race, e ~ Exp(1) from 64 bits; see csrc/race.h.
+
+    >>> exponentials(0, 24, 0, np.arange(3)).round(3)
+    array([-0.145, -0.077,  0.472])
+    """
+    from curbench import philox  # as in uniforms
+
+    index, word = (row // 64 * 16 + row % 16).astype(np.uint64), row // 16 % 4
+    high, low = (
+        np.take_along_axis(philox.words(np.uint64(seed), s, step, index), word[:, None], 1)[:, 0].astype(np.uint64)
+        for s in (stream, stream + 1)
+    )
+    bits = high << np.uint64(32) | low
+    late = bits >> np.uint64(63) == 1
+    v = (bits.astype(np.float64) + 0.5) * 2.0**-64
+    rest = ((~bits).astype(np.float64) + 0.5) * 2.0**-64  # 1 - v, exact where v is near 1
+    with np.errstate(divide="ignore"):
+        return np.log(np.where(late, -np.log(rest), -np.log1p(-np.minimum(v, 0.75))))
+
+
+def exponential_race(
+    score: Any, log_normaliser: float, *, row: Any, count: int, floor: float, seed: int, step: int
+) -> tuple[Any, float]:
+    """(positions i64[count] of the winners in order, log T): two races, one sort."""
+    from curbench import philox  # as in uniforms
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        softmax = exponentials(seed, philox.RACE, step, row) - (score - log_normaliser + np.log1p(-floor))
+        uniform = exponentials(seed, philox.FLOOR_RACE, step, row) - np.log(floor / len(row))
+    log_time = np.minimum(softmax, uniform)
+    order = np.argsort(log_time, kind="stable")
+    arriving = int(np.isfinite(log_time).sum())
+    if arriving < count:
+        raise contract.unreachable(count, arriving, "race")
+    return order[:count], float(log_time[order[count]]) if count < len(order) else math.inf
+
+
+def kept_by_nucleus(p: Any, nucleus: float) -> Any:
+    """bool[M], the largest entries of p, ties by row, up to the first where their mass reaches ``nucleus``.
+
+    >>> kept_by_nucleus(np.array([0.2, 0.5, 0.2, 0.1]), 0.6)
+    array([ True,  True, False, False])
+    """
+    order = np.argsort(-p, kind="stable")
+    kept = np.zeros(len(p), bool)
+    kept[order[: np.searchsorted(np.cumsum(p[order]), nucleus - 1e-13) + 1]] = True  # less the rounding of the sum
+    return kept
+
+
+def log_sum_exp(score: Any) -> float:
+    return float(score.max() + np.log(np.exp(score - score.max()).sum()))
+
+
+def bank_score(
+    feature: Any, weight: Any, *, bias: float, row_scale: Any, temperature: float, prior: Any, row: Any
+) -> Any:
+    """f32[M], the scores of the rows i64[M]."""
+    dot = np.asarray(feature)[row].astype(np.float64) @ np.asarray(weight, np.float64)
+    if row_scale is not None:
+        dot = dot * np.asarray(row_scale, np.float64)[row]
+    with np.errstate(over="ignore", invalid="ignore"):  # for the caller to report, by problem
+        score = (dot + bias) / temperature + (0.0 if prior is None else np.asarray(prior, np.float64)[row])
+        return score.astype(np.float32)
+
+
 def score_bank(
     feature: Any,
     weight: Any,
     *,
     count: int,
     bias: float = 0.0,
+    row_scale: Any = None,
     temperature: float = 1.0,
+    prior: Any = None,
     candidate: Any = None,
     design: str = "iid",
     floor: float = 0.0,
+    nucleus: float = 1.0,
     seed: int,
     step: int = 0,
 ) -> BankDraw:
-    """See ``curbench.kernels.score_bank``."""
+    """See ``curbench.kernels.score_bank``; feature_scale is in the weight."""
     from curbench import philox  # as in uniforms
 
     contract.random_options(seed, step)
     row = np.arange(len(feature)) if candidate is None else np.asarray(candidate)
-    contract.bank_options(len(row), count, bias, temperature, design, floor)
+    contract.bank_options(len(row), count, bias, temperature, design, floor, nucleus)
     contract.bank_fault([first((row < 0) | (row >= len(feature))), NO_FAULT], candidate, len(feature))
-    chosen = np.asarray(feature) if candidate is None else np.asarray(feature)[row]
-    dot = chosen.astype(np.float64) @ np.asarray(weight, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # reported below, by problem
-        score = ((dot + bias) / temperature).astype(np.float32)
+    head = {"bias": bias, "row_scale": row_scale, "temperature": temperature, "prior": prior}
+    score = bank_score(feature, weight, row=row, **head)
     contract.bank_fault([NO_FAULT, first(~np.isfinite(score))], candidate, len(feature))
 
     s = score.astype(np.float64)
-    log_normaliser = float(s.max() + np.log(np.exp(s - s.max()).sum()))
+    log_normaliser, mass, log_time = log_sum_exp(s), 1.0, math.inf
+    if nucleus < 1.0:
+        s = np.where(kept_by_nucleus(np.exp(s - log_normaliser), nucleus), s, -np.inf)
+        whole, log_normaliser = log_normaliser, log_sum_exp(s)
+        mass = math.exp(log_normaliser - whole)
     p = np.exp(s - log_normaliser)
     q = (1.0 - floor) * p + floor / len(row)
     if design == "iid":
@@ -202,9 +273,14 @@ def score_bank(
         prefix = np.cumsum(q)
         drawn = np.searchsorted(prefix, uniforms(seed, philox.DRAW, step, count) * prefix[-1], side="right")
         propensity = propensity[drawn]
-    else:
+    elif design == "systematic":
         drawn, propensity = systematic(q, count, seed, step)
-    return BankDraw(row[drawn].astype(np.int64), propensity, p[drawn], score, log_normaliser)
+    else:
+        drawn, log_time = exponential_race(s, log_normaliser, row=row, count=count, floor=floor, seed=seed, step=step)
+        with np.errstate(divide="ignore"):
+            log_q = np.log(q[drawn]) if floor else s[drawn] - log_normaliser
+        propensity = -np.expm1(-np.exp(log_q + log_time))
+    return BankDraw(row[drawn].astype(np.int64), propensity, p[drawn], score, log_normaliser, mass, log_time)
 
 
 def mirror_step(

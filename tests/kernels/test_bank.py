@@ -1,10 +1,23 @@
+import re
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curbench import philox
 from curbench.kernels import reference, score_bank
+from curbench.kernels.contract import DESIGNS
+from curbench.kernels.extension import load
+
+
+@pytest.fixture
+def instructions():
+    """Chooses an instruction set, and is false where this processor does not have it."""
+    before = load().isa()
+    yield load().use_isa
+    load().use_isa(before)
 
 
 def bank_of_scores(score):
@@ -13,50 +26,120 @@ def bank_of_scores(score):
 
 
 @st.composite
-def banks(draw):
-    """Arguments of a call; the bank is a slice of a wider buffer, and the candidates some of its rows, shuffled."""
-    rows, features = draw(st.sampled_from([1, 2, 7, 1023, 1024, 1025, 3000])), draw(st.integers(1, 70))
+def options(draw, rows, designs=DESIGNS):
+    """Arguments of a draw from ``rows`` problems; the candidates are some of them, shuffled."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    feature = rng.standard_normal((rows, features + 2), np.float32)[:, :features]
-    weight = (draw(st.sampled_from([0.0, 0.3, 3.0])) * rng.standard_normal(features)).astype(np.float32)
     arguments = {
         "bias": draw(st.sampled_from([0.0, -2.5])),
         "temperature": draw(st.sampled_from([1.0, 0.7])),
         "floor": draw(st.sampled_from([0.0, 0.05, 1.0])),
+        "nucleus": draw(st.sampled_from([1.0, 1.0, 0.9, 1e-300])),
         "seed": draw(st.integers(0, 2**64 - 1)),
         "step": draw(st.integers(0, 2**32 - 1)),
     }
     if draw(st.booleans()):
+        arguments["prior"] = rng.standard_normal(rows).astype(np.float32)
+    if draw(st.booleans()):
         arguments["candidate"] = rng.permutation(rows)[: draw(st.integers(1, rows))]
         rows = len(arguments["candidate"])
-    arguments["design"] = draw(st.sampled_from(["iid", "systematic"]))
-    arguments["count"] = draw(st.integers(1, min(rows, 60)))
-    return feature, weight, arguments
+    arguments["design"] = draw(st.sampled_from(designs))
+    arguments["count"] = draw(st.one_of(st.integers(1, min(rows, 60)), st.just(rows)))
+    return arguments
 
 
-@given(banks())
-def test_cpu_equals_reference(case):
-    feature, weight, arguments = case
-    try:
-        expected = reference.score_bank(feature, weight, **arguments)
-    except ValueError as error:  # fewer candidates of positive probability than the draw needs
-        with pytest.raises(ValueError, match=str(error)[:40]):
-            score_bank(feature, weight, **arguments)
-        return
-    ours = score_bank(feature, weight, **arguments)
-    # Sums are float64 in another order: a score can round to the other float32 neighbour, seldom. Every probability
-    # then follows the score, so the draws are compared where the scores agree, which is nearly always.
-    np.testing.assert_allclose(ours.score, expected.score, rtol=2.0**-23, atol=1e-12)
-    np.testing.assert_allclose(ours.log_normaliser, expected.log_normaliser, rtol=1e-6)
-    if (ours.score == expected.score).all():
-        np.testing.assert_allclose(ours.log_normaliser, expected.log_normaliser, rtol=1e-13, atol=1e-13)
-        np.testing.assert_array_equal(ours.problem, expected.problem)
-        np.testing.assert_allclose(ours.probability, expected.probability, rtol=1e-12, atol=1e-300)
-        np.testing.assert_allclose(ours.propensity, expected.propensity, rtol=1e-10)
-    p = np.exp(ours.score.astype(float) - ours.log_normaliser)
-    assert abs(p.sum() - 1.0) < 1e-12
+def bank_of(dtype, rows, features, rng):
+    """A bank of a dtype, as a slice of a wider buffer."""
+    wide = rng.standard_normal((rows, features + 3), np.float32)
+    if dtype == "int8":
+        return np.clip(np.round(wide * 50), -128, 127).astype(np.int8)[:, :features]
+    if dtype == "bfloat16":
+        return torch.from_numpy(wide).bfloat16()[:, :features]
+    return wide[:, :features]
+
+
+def widened(feature):
+    return np.asarray(feature.float() if isinstance(feature, torch.Tensor) else feature, np.float64)
+
+
+def like(feature, array):
+    return torch.from_numpy(np.asarray(array)) if isinstance(feature, torch.Tensor) else array
+
+
+@st.composite
+def draws_of_scores(draw):
+    rows = draw(st.sampled_from([1, 2, 7, 63, 64, 65, 1023, 1024, 1025, 3000]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    spread = draw(st.sampled_from([0.0, 0.3, 3.0, 300.0]))
+    few = draw(st.booleans())  # then scores repeat, and the nucleus ends among equal ones
+    score = rng.integers(-2, 3, rows) if few else rng.standard_normal(rows)
+    arguments = draw(options(rows))
     if arguments["design"] == "systematic":
+        spread = min(spread, 30.0)  # exp(-708) and less counts as 0 there: csrc/exponential.h
+    return (spread * score).astype(np.float32)[:, None], arguments
+
+
+@given(draws_of_scores())
+def test_draws_equal_those_of_the_reference(case):
+    feature, arguments = case  # of one feature and weight 1, so that no sum is rounded: scores are the same everywhere
+    try:
+        expected = reference.score_bank(feature, [1.0], **arguments)
+    except ValueError as error:  # fewer candidates of positive probability than the draw needs
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            score_bank(feature, [1.0], **arguments)
+        return
+    ours = score_bank(feature, [1.0], **arguments)
+    np.testing.assert_array_equal(ours.score, expected.score)
+    np.testing.assert_allclose(ours.log_normaliser, expected.log_normaliser, rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(ours.mass, expected.mass, rtol=1e-12)
+    np.testing.assert_allclose(ours.log_time, expected.log_time, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(ours.problem, expected.problem)
+    np.testing.assert_allclose(ours.probability, expected.probability, rtol=1e-11, atol=1e-300)
+    np.testing.assert_allclose(ours.propensity, expected.propensity, rtol=1e-10, atol=1e-300)
+    if arguments["design"] != "iid":
         assert len(set(ours.problem)) == arguments["count"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("features", [1, 2, 15, 31, 32, 63, 64, 65, 97, 384, 5000])
+def test_scores_are_within_their_rounding(dtype, features):
+    rng = np.random.default_rng(features)
+    rows = 40 if features > 1000 else 1100
+    feature, weight = bank_of(dtype, rows, features, rng), rng.standard_normal(features) / 8
+    prior = rng.standard_normal(rows).astype(np.float32)
+    arguments = {"bias": 0.5, "temperature": 0.7, "prior": like(feature, prior), "count": 1, "seed": 0}
+    exact, unit = widened(feature), 2.0**-24
+    if dtype == "int8":
+        column, row = (rng.random(n).astype(np.float32) / 50 for n in (features, rows))
+        arguments |= {"feature_scale": column, "row_scale": row}
+        exact, unit = exact * column * row[:, None], 0.0
+    ours = np.asarray(score_bank(feature, like(feature, weight), **arguments).score, np.float64)
+    dot = exact @ weight
+    # Each of 32 lanes (64 for pairs) adds its products one by one; five more levels join the lanes. The weight itself
+    # is rounded, once. An int8 head is rounded to 2^-29 of its largest entry.
+    terms = np.abs(exact) @ np.abs(weight)
+    error = (features / 32 + 8) * unit * terms
+    if dtype == "int8":
+        error = 2.0**-29 * np.abs(weight * column).max() * (128.0 * features * row)
+    expected = (dot + 0.5) / 0.7 + prior
+    assert (np.abs(ours - expected) <= error / 0.7 + 2.0**-24 * np.abs(expected) + 1e-12).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("features", [1, 30, 64, 70, 129, 4500])
+def test_every_instruction_set_and_thread_count_gives_the_same_bits(instructions, dtype, features):
+    rng = np.random.default_rng(features)
+    feature = bank_of(dtype, 2100 if features < 200 else 90, features, rng)
+    candidate = rng.permutation(len(feature))[:80]
+    weight = like(feature, rng.standard_normal(features) / (50 if dtype == "int8" else 1))
+    for change in ({}, {"candidate": like(feature, candidate)}, {"nucleus": 0.7}):
+        arguments = {"count": 20, "design": "race", "floor": 0.1, "seed": 3, **change}
+        instructions("portable")
+        expected = score_bank(feature, weight, **arguments)
+        for name in filter(instructions, ("portable", "avx2", "avx512")):
+            for threads in (1, 3):
+                result = score_bank(feature, weight, threads=threads, **arguments)
+                for a, b in zip(result, expected, strict=True):
+                    np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.2])
@@ -70,6 +153,86 @@ def test_iid_draws_have_their_propensity_as_frequency(floor):
     expected = 200_000 * q
     chi_square = ((np.bincount(draw.problem, minlength=6) - expected) ** 2 / expected).sum()
     assert chi_square < 20.5  # the 0.999 quantile with 5 degrees of freedom
+
+
+def races(score, runs, **options):
+    """One draw per step."""
+    feature, weight = bank_of_scores(score)
+    return [score_bank(feature, weight, design="race", seed=5, step=step, **options) for step in range(runs)]
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.4, 1.0])
+def test_the_winner_of_a_race_is_drawn_with_q_and_the_next_from_the_rest(floor):
+    from scipy import stats  # here, because the tests of the kernels must be collected without scipy
+
+    score = np.log([1.0, 2.0, 3.0, 4.0, 0.01, 6.0])
+    p = np.exp(score) / np.exp(score).sum()
+    q = (1 - floor) * p + floor / 6
+    drawn = np.array([draw.problem for draw in races(score, 20_000, count=2, floor=floor)])
+    pair = q[:, None] * q / (1 - q)[:, None]  # Plackett-Luce: the second is drawn from what the first left
+    np.fill_diagonal(pair, 0.0)
+    expected = len(drawn) * pair[pair > 0]
+    seen = np.bincount(6 * drawn[:, 0] + drawn[:, 1], minlength=36).reshape(6, 6)[pair > 0]
+    large = expected > 5
+    chi_square = ((seen - expected) ** 2 / expected)[large].sum()
+    assert chi_square < stats.chi2.ppf(0.9999, large.sum() - 1)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+@pytest.mark.parametrize("nucleus", [1.0, 0.9])
+def test_the_propensities_of_a_race_weight_sums_without_bias(floor, nucleus):
+    rng = np.random.default_rng(3)
+    score, value = rng.standard_normal(40), rng.standard_normal(40) + 3
+    draws = races(score, 4000, count=6, floor=floor, nucleus=nucleus)
+    reachable = np.ones(40, bool) if floor else reference.kept_by_nucleus(np.exp(score) / np.exp(score).sum(), nucleus)
+    totals = np.array([(value[draw.problem] / draw.propensity).sum() for draw in draws])
+    assert abs(totals.mean() - value[reachable].sum()) < 4 * totals.std() / np.sqrt(len(totals))
+    sizes = np.array([(1 / draw.propensity).sum() for draw in draws])
+    assert abs(sizes.mean() - reachable.sum()) < 4 * sizes.std() / np.sqrt(len(sizes))
+
+
+def test_a_race_of_all_takes_all_for_certain():
+    [draw] = races([0.0, 800.0, -800.0], 1, count=3)  # no weight underflows to "never"
+    np.testing.assert_array_equal(draw.problem, [1, 0, 2])
+    np.testing.assert_array_equal(draw.propensity, 1.0)
+    assert draw.log_time == np.inf
+
+
+def test_a_race_runs_each_problem_with_its_own_number_whatever_the_candidates():
+    score = np.random.default_rng(1).standard_normal(3000)
+    feature, weight = bank_of_scores(score)
+    arguments = {"count": 40, "design": "race", "floor": 0.0, "seed": 8}
+    whole = score_bank(feature, weight, **arguments)
+    candidate = np.random.default_rng(2).permutation(np.union1d(whole.problem, np.arange(0, 3000, 2)))
+    some = score_bank(feature, weight, candidate=candidate, **arguments)
+    np.testing.assert_array_equal(some.problem, whole.problem)
+
+
+def test_the_best_of_a_hundred_million_are_not_tied():
+    # In float32 the uniforms nearest to 1 lie on a grid of 2^-24: thousands of keys would be equal here.
+    rows, count = 10**8, 4096
+    feature = np.broadcast_to(np.zeros((1, 1), np.float32), (rows, 1))
+    draw = score_bank(feature, [1.0], count=count, design="race", floor=1.0, seed=1)
+    key = reference.exponentials(1, philox.FLOOR_RACE, 0, draw.problem)
+    assert (np.diff(key) > 0).all()
+    assert abs(np.exp(key[-1]) * rows - count) < 5 * np.sqrt(count)
+    np.testing.assert_array_equal(np.argsort(key), np.arange(count))
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_nucleus_holds_the_mass_it_was_asked_for_and_no_more(design):
+    score = np.random.default_rng(4).standard_normal(5000) * 2
+    p = np.exp(score - np.log(np.exp(score).sum()))
+    draw = score_bank(*bank_of_scores(score), count=100, design=design, nucleus=0.6, seed=0)
+    smallest = p[reference.kept_by_nucleus(p, 0.6)].min()
+    assert 0.6 <= draw.mass < 0.6 + smallest + 1e-12
+    assert p[draw.problem].min() >= smallest * (1 - 1e-6)
+    np.testing.assert_allclose(draw.probability, p[draw.problem] / draw.mass, rtol=1e-6)
+
+
+def test_of_equal_scores_a_nucleus_takes_the_first():
+    draw = score_bank(*bank_of_scores(np.zeros(3000)), count=1500, design="race", nucleus=0.5, seed=0)
+    np.testing.assert_array_equal(np.sort(draw.problem), np.arange(1500))
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.3])
@@ -123,7 +286,7 @@ def test_candidates_draw_from_their_rows_only():
     np.testing.assert_array_equal(draw.propensity, same.propensity)
 
 
-@pytest.mark.parametrize("design", ["iid", "systematic"])
+@pytest.mark.parametrize("design", DESIGNS)
 def test_equal_seeds_are_equal_and_different_seeds_or_steps_differ(design):
     feature, weight = bank_of_scores(np.random.default_rng(0).standard_normal(2000))
     options = {"count": 50, "design": design, "floor": 0.1}
@@ -134,7 +297,7 @@ def test_equal_seeds_are_equal_and_different_seeds_or_steps_differ(design):
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("design", ["iid", "systematic"])
+@pytest.mark.parametrize("design", DESIGNS)
 def test_thread_count_does_not_change_a_bit(threads, design):
     rng = np.random.default_rng(3)
     feature, weight = rng.standard_normal((20_001, 33), np.float32), rng.standard_normal(33)
@@ -156,18 +319,6 @@ def test_more_than_2_to_the_24_problems_are_all_drawn():
     assert abs(share - 1 / 3) < 4 * np.sqrt(1 / 3 * 2 / 3 / 20_000)
     np.testing.assert_allclose(np.unique(draw.propensity), [2 / 3 / rows, 4 / 3 / rows], rtol=1e-7)
     assert len(np.unique(draw.problem)) > 19_950  # the float64 prefix sums resolve every problem
-
-
-@pytest.mark.parametrize("features", [32, 96, 384])
-def test_whole_rounds_of_lanes_score_with_the_bits_of_the_general_loop(features):
-    # A column of zeros changes no sum, but turns off the loop that the CPU has for multiples of 32.
-    rng = np.random.default_rng(features)
-    feature, weight = rng.standard_normal((2000, features), np.float32), rng.standard_normal(features)
-    padded = np.hstack([feature, np.zeros((2000, 1), np.float32)])
-    one = score_bank(feature, weight, count=5, seed=0)
-    two = score_bank(padded, [*weight, 0.0], count=5, seed=0)
-    for a, b in zip(one, two, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_scores_that_would_overflow_exp_are_drawn():
@@ -203,10 +354,16 @@ def test_tensors_give_tensors_with_the_same_numbers():
         ({"temperature": 0.0}, "temperature must be finite and positive; got 0.0"),
         ({"floor": 1.5}, r"floor must be in \[0, 1\]; got 1.5"),
         ({"bias": np.inf}, "bias must be finite"),
-        ({"design": "poisson"}, "design must be one of iid, systematic; got 'poisson'"),
+        ({"design": "poisson"}, "design must be one of iid, systematic, race; got 'poisson'"),
         ({"seed": -1}, r"seed must be in \[0, 2\^64\); got -1"),
         ({"step": 2**32}, r"step must be in \[0, 2\^32\); got 4294967296"),
-        ({"weight": [9999.0], "design": "systematic"}, "draw of 2 needs .* positive probability; 1 have one"),
+        ({"weight": [9999.0], "design": "systematic"}, "systematic draw of 2 needs .* probability; 1 have one"),
+        ({"nucleus": 0.0}, r"nucleus must be in \(0, 1\]; got 0.0"),
+        ({"nucleus": np.nan}, r"nucleus must be in \(0, 1\]; got nan"),
+        ({"nucleus": 1e-9, "design": "race"}, "race draw of 2 needs .* probability; 1 have one"),
+        ({"prior": np.full(4, np.inf, np.float32)}, "score must be finite; that of problem 0"),
+        ({"prior": np.zeros(3, np.float32)}, "prior must have 4 entries; got 3"),
+        ({"row_scale": np.ones(4)}, "feature_scale and row_scale are for banks of int8"),
     ],
 )
 def test_errors_name_the_rule_and_the_value(backend, change, message):
@@ -220,7 +377,7 @@ def test_a_feature_matrix_is_never_copied_silently(backend):
     feature, options = np.zeros((4, 6), np.float32), {"count": 1, "seed": 0, "backend": backend}
     with pytest.raises(ValueError, match="feature must have contiguous rows; got strides"):
         score_bank(feature[:, ::2], [1.0, 1.0, 1.0], **options)
-    with pytest.raises(ValueError, match="feature must be float32; got float64"):
+    with pytest.raises(ValueError, match="feature must be float32, bfloat16 or int8; got float64"):
         score_bank(feature.astype(float), np.ones(6), **options)
     with pytest.raises(ValueError, match="weight must have 6 entries; got 1"):
         score_bank(feature, [1.0], **options)
