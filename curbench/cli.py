@@ -289,7 +289,8 @@ def bench(
     """Time the kernels against what people run today, in the same process, after checking them."""
     from curbench import bench
     from curbench.console import bars
-    from curbench.record import environment, write_atomic
+    from curbench.provenance import environment
+    from curbench.record import write_atomic
 
     if out and out.exists():
         raise ValueError(f"{out} exists; results are never overwritten: choose another --out")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curbench.record import environment, write_atomic
+from curbench.provenance import environment
+from curbench.record import write_atomic
 
 Say = Callable[[str], None]
 

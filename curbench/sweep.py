@@ -73,7 +73,7 @@ def run_sweep(
     progress  called for every unit that is there
     Raises    ValueError for an unknown engine, or a file in ``out`` that is not what it should be.
     """
-    from curbench.record import environment
+    from curbench.provenance import environment
 
     row = {}
     for unit in units:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "curbench"
 LAYERS = [
-    {"types", "compiled", "philox", "sumtree", "sampling", "mirror", "stats"},
+    {"provenance", "types", "compiled", "philox", "sumtree", "sampling", "mirror", "stats"},
     {"kernels"},
     {"advantage", "signals", "regret", "features"},
     {"curators", "suites"},

@@ -17,7 +17,8 @@ import numpy as np
 from curbench.curators import curator_class
 from curbench.curators.base import Curator
 from curbench.philox import spawn_seeds
-from curbench.record import environment, write_atomic
+from curbench.provenance import environment
+from curbench.record import write_atomic
 from curbench.regret import SLACK_TOLERANCE, Bound
 from curbench.sim.arms import Arms, noise_text
 from curbench.sim.coverage import Coverage, Spending, Standard

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curbench.record import environment
+from curbench.provenance import environment
 from curbench.report import figures, write_report
 from curbench.report.collect import TrainingRun, collect
 from curbench.report.training import curator_share, learning_curve, results, stratum_share
