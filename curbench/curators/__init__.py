@@ -45,7 +45,9 @@ CURATORS: dict[str, Listing] = {
     "raw_ucb": Listing("curbench.curators.raw_ucb:RawUcb", "Seznec et al. 2020"),
     "r_ed_ucb": Listing("curbench.curators.r_ed_ucb:REdUcb", "Metelli et al. 2022"),
     "comb_ucb1": Listing("curbench.curators.comb_ucb1:CombUcb1", "Kveton et al. 2015"),
-    "actor_curator": Listing("curbench.curators.actor_curator:ActorCurator", "Gu et al. 2026, 2602.20532"),
+    "actor_curator": Listing(
+        "curbench.curators.actor_curator:ActorCurator", "Gu et al. 2026, 2602.20532", ("paper", "released")
+    ),
     "target_aligned": Listing("curbench.curators.target_aligned:TargetAligned", "our own: docs/methods.md"),
     "sec": Listing("curbench.curators.sec:Sec", "Chen et al. 2025, 2505.14970", ("paper", "released")),
     "dump": Listing("curbench.curators.dump:Dump", "Wang et al. 2025, 2504.09710"),

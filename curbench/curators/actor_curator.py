@@ -11,8 +11,7 @@ from torch import Tensor
 from curbench import kernels
 from curbench.curators.base import Curator
 from curbench.curators.neural import FeatureTable, Head, Kind
-from curbench.curators.samplers import TINY, race, smallest, uniforms
-from curbench.philox import TIE
+from curbench.curators.samplers import TINY, race, simple
 from curbench.sampling import candidate_set
 from curbench.types import ActorView, Array, Bank, Feedback, Selection
 
@@ -149,30 +148,32 @@ class ActorCurator(Curator):
         log_probability = draw.score.astype(np.float64) - draw.log_normaliser
         place, propensity, design = draw.problem, draw.propensity, self.design
         if self.in_use and self.deviations & {"nucleus", "rank"}:
-            p = np.exp(log_probability)
-            place = self._nucleus(p, batch) if "nucleus" in self.deviations else self._by_rank(p, batch)
-            propensity, design = np.clip(p[place], TINY, 1.0), "iid"
+            sampler = self._nucleus if "nucleus" in self.deviations else self._by_rank
+            place = sampler(log_probability, batch)
+            propensity, design = np.clip(np.exp(log_probability[place]), TINY, 1.0), "iid"
         if step >= self.dormant:
             self.pending[step] = (inputs, place, log_probability[place])
         self.pending.pop(step - EXPIRES_AFTER, None)
         return self.selected(candidate[place], propensity, design=design, candidate=candidate)
 
-    def _nucleus(self, p: Array, batch: int) -> Array:
+    def _nucleus(self, log_p: Array, batch: int) -> Array:
         """i64[B], places of round(top_p B) candidates in the nucleus and of uniform ones outside it."""
-        order = np.argsort(-p, kind="stable")
-        core = int(np.searchsorted(np.cumsum(p[order]), TOP_P * p.sum())) + 1
-        inside = min(max(round(TOP_P * batch), batch - (p.size - core)), core, batch)
-        drawn, _ = race(np.maximum(p[order[:core]], TINY), inside, seed=int(self.seed), step=self.step)
-        tail = order[core:]
-        rest, _ = smallest(uniforms(tail.size, self.seed, TIE, self.step), batch - inside)
-        return np.concatenate([order[drawn], tail[rest]])
+        order = np.argsort(-log_p, kind="stable")
+        mass = np.cumsum(np.exp(log_p[order]))
+        core = int(np.searchsorted(mass, TOP_P * mass[-1])) + 1
+        inside = min(max(round(TOP_P * batch), batch - (order.size - core)), core, batch)
+        drawn = order[race(log_p[order[:core]], inside, seed=self.seed, step=self.step).place] if inside else order[:0]
+        rest = order[core:]
+        if inside < batch:
+            rest = rest[simple(rest.size, batch - inside, seed=self.seed, step=self.step).place]
+            drawn = np.concatenate([drawn, rest])
+        return drawn
 
-    def _by_rank(self, p: Array, batch: int) -> Array:
+    def _by_rank(self, log_p: Array, batch: int) -> Array:
         """i64[B], places drawn without replacement with weights p / rank."""
-        order = np.argsort(-p, kind="stable")
-        weight = np.maximum(p[order], TINY) / np.arange(1, p.size + 1)
-        drawn, _ = race(np.maximum(weight, TINY), batch, seed=int(self.seed), step=self.step)
-        return order[drawn]
+        order = np.argsort(-log_p, kind="stable")
+        log_weight = log_p[order] - np.log(np.arange(1, order.size + 1))
+        return order[race(log_weight, batch, seed=self.seed, step=self.step).place]
 
     def update(self, feedback: Feedback) -> None:
         pending = self.pending.pop(feedback.selection.ticket, None)
