@@ -46,21 +46,26 @@ Result dispatch(const Args& args, const Where& where, Result (*on_cpu)(const Arg
   return on_cuda(args, {where.device, reinterpret_cast<void*>(where.stream)});
 }
 
-Groups groups_of(py::handle offset, int64_t size, int64_t count, int64_t slots) {
+Groups groups_of(py::handle offset, py::handle order, int64_t size, int64_t count, int64_t slots) {
   check(slots < INT32_MAX, "a call takes fewer than 2^31 slots; got " + std::to_string(slots));
-  return {at<int64_t>(offset), size, count, slots};
+  return {at<int64_t>(offset), at<int64_t>(order), size, count, slots};
 }
 
 void bind_group_advantage(py::module_& m) {
-  m.def("group_advantage", [](py::handle reward, bool is_double, py::handle offset, int64_t size, int64_t count,
-                              int64_t slots, int estimator, int64_t ddof, double eps, py::handle success,
-                              py::handle advantage, py::handle n, py::handle mean, py::handle var,
-                              py::handle degenerate, py::handle abs_advantage, py::handle success_count,
-                              py::handle fault, const Where& where) {
+  m.def("group_advantage_workspace", &group_advantage_workspace);
+  m.def("group_advantage", [](py::handle reward, bool is_double, py::handle std_reward, py::handle offset,
+                              py::handle order, int64_t size, int64_t count, int64_t slots, int estimator,
+                              int64_t ddof, double eps, int eps_mode, bool singleton_raw, bool skip_nan,
+                              py::handle success, py::handle advantage, py::handle n, py::handle mean,
+                              py::handle var, py::handle degenerate, py::handle abs_advantage,
+                              py::handle success_count, py::handle workspace, py::handle fault,
+                              const Where& where) {
     const GroupAdvantage args = {
-        at<void>(reward), is_double, groups_of(offset, size, count, slots), static_cast<Estimator>(estimator), ddof,
-        eps, at<uint8_t>(success), at<void>(advantage), at<int64_t>(n), at<double>(mean), at<double>(var),
-        at<uint8_t>(degenerate), at<double>(abs_advantage), at<int64_t>(success_count), at<int64_t>(fault)};
+        at<void>(reward), is_double, at<void>(std_reward), groups_of(offset, order, size, count, slots),
+        static_cast<Estimator>(estimator), ddof, eps, static_cast<EpsMode>(eps_mode), singleton_raw, skip_nan,
+        at<uint8_t>(success), at<void>(advantage), at<int64_t>(n), at<double>(mean), at<double>(var),
+        at<uint8_t>(degenerate), at<double>(abs_advantage), at<int64_t>(success_count), at<double>(workspace),
+        at<int64_t>(fault)};
     dispatch(args, where, cpu::group_advantage, cuda::group_advantage);
   });
 }
@@ -74,7 +79,7 @@ void bind_policy_improvement(py::module_& m) {
     check(tokens < INT32_MAX, "a row holds fewer than 2^31 tokens; got " + std::to_string(tokens));
     const PolicyImprovement args = {
         at<float>(new_logprob), new_stride, at<float>(old_logprob), old_stride, tokens, at<uint8_t>(mask),
-        mask_stride, at<int64_t>(length), at<double>(advantage), groups_of(offset, size, count, slots),
+        mask_stride, at<int64_t>(length), at<double>(advantage), groups_of(offset, py::none(), size, count, slots),
         static_cast<RatioKind>(kind), clip, at<double>(utility), at<double>(ratio), at<int64_t>(token_count),
         at<int64_t>(fault)};
     dispatch(args, where, cpu::policy_improvement, cuda::policy_improvement);

@@ -20,4 +20,20 @@ CURBENCH_HD Span span_of(const Groups& groups, int64_t b) {
   return {0, 0};
 }
 
+// The slots of a group, one per place.
+struct Slots {
+  const int64_t* order;  // null: places are slots
+  int64_t first;
+
+  CURBENCH_HD int64_t operator[](int64_t i) const { return order == nullptr ? first + i : order[first + i]; }
+};
+
+// True if every slot of the group exists; nothing may be read through the order otherwise.
+CURBENCH_HD bool all_exist(const Groups& groups, const Span& span) {
+  if (groups.order == nullptr) return true;
+  const int64_t* slot = groups.order + span.first;
+  const int64_t slots = groups.slots;
+  return lane_count(span.n, [=](int64_t i) { return slot[i] < 0 || slot[i] >= slots; }) == 0;
+}
+
 }  // namespace curbench

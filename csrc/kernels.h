@@ -10,23 +10,30 @@
 
 namespace curbench {
 
-// Group b owns the slots offset[b] .. offset[b + 1], or b * size .. (b + 1) * size when offset is null.
+// Group b owns the places offset[b] .. offset[b + 1], or b * size .. (b + 1) * size when offset is null. A place is a
+// slot, or says where its slot is when order is not null.
 struct Groups {
   const int64_t* offset;  // [count + 1] or null
+  const int64_t* order;   // [slots] or null
   int64_t size;
   int64_t count;  // B
   int64_t slots;  // R
 };
 
-enum class Estimator : int { kGrpo, kDrGrpo, kRloo };
+enum class Estimator : int { kGrpo, kDrGrpo, kRloo, kGrpoBatch, kRlooStd };
+enum class EpsMode : int { kAdd, kFloorVariance, kUnlessZero };
 
 struct GroupAdvantage {
   const void* reward;  // float or double [R]
   bool is_double;
+  const void* std_reward;  // as reward, or null: what the standard deviation is taken of
   Groups groups;
   Estimator estimator;
   int64_t ddof;
   double eps;
+  EpsMode eps_mode;
+  bool singleton_raw;      // a group of one has mean 0 and standard deviation 1
+  bool skip_nan;           // a NaN reward does not count, and its advantage is 0
   const uint8_t* success;  // [R] or null
   void* advantage;         // as reward
   int64_t* n;              // [B], as all below
@@ -35,8 +42,12 @@ struct GroupAdvantage {
   uint8_t* degenerate;
   double* abs_advantage;
   int64_t* success_count;  // null when success is
-  int64_t* fault;          // [3]: slot not finite, group with bad bounds, group of one
+  double* workspace;       // group_advantage_workspace(estimator, B) doubles
+  int64_t* fault;  // [5]: reward not finite, group with bad bounds, group of one, group whose order is outside,
+                   // std_reward not finite
 };
+
+int64_t group_advantage_workspace(int estimator, int64_t groups);
 
 enum class RatioKind : int { kSequenceMean, kSequence, kTokenMean };
 

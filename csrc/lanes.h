@@ -62,9 +62,7 @@ CURBENCH_HD T lane_fold(int64_t n, T identity, Term term, Join join) {
   for (int half = kLanes / 2; half > 0; half /= 2) mine = join(mine, __shfl_xor_sync(0xffffffffu, mine, half));
   return mine;
 #else
-  if (n <= 4) return fold<4>(n, identity, term, join);
   if (n <= 8) return fold<8>(n, identity, term, join);
-  if (n <= 16) return fold<16>(n, identity, term, join);
   return fold<kLanes>(n, identity, term, join);
 #endif
 }

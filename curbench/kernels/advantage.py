@@ -70,14 +70,15 @@ def group_advantage(
         abs_advantage=place.empty(count, "float64"),
         success=None if success is None else place.empty(count, "int64"),
     )
-    fault = no_fault(place, 3)
+    fault = no_fault(place, 5)
     at = place.address
     with place.guard():
         load().group_advantage(
-            *(at(reward), dtype == "float64", at(offset), size, count, slots, code, ddof, eps, at(success)),
+            *(at(reward), dtype == "float64", None, at(offset), None, size, count, slots, code, ddof, eps, 0, False, False),
+            at(success),
             *(at(field) for field in result),
-            *(at(fault), place.where(threads)),
+            *(None, at(fault), place.where(threads)),
         )
     if check:
-        advantage_fault(fault.tolist(), reward, singleton)
+        advantage_fault(fault.tolist()[:3], reward, singleton)
     return result
