@@ -157,8 +157,8 @@ class Build(build_ext):
 version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 extension = Pybind11Extension(
     "curbench.kernels._C",
-    sources=["csrc/bindings.cpp", *sorted(map(str, CSRC.glob("cpu/*.cpp")))],
-    depends=sorted(str(path) for path in CSRC.rglob("*") if path.is_file()),
+    sources=sorted(map(str, [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")])),
+    depends=["setup.py", *sorted(str(path) for path in CSRC.rglob("*") if path.is_file())],
     define_macros=[("CURBENCH_VERSION", f'"{version}"')],
     cxx_std=17,
     extra_compile_args=[*STRICT, "-Wall", "-Werror", "-fopenmp"],

@@ -9,6 +9,7 @@
 #include "check.h"
 #include "cpu/isa.h"
 #include "kernels.h"
+#include "objects.h"
 #include "philox.h"
 
 namespace py = pybind11;
@@ -70,16 +71,39 @@ void bind_group_advantage(py::module_& m) {
   });
 }
 
+py::array_t<int64_t> array_of(const std::vector<int64_t>& value) {
+  return py::array_t<int64_t>(static_cast<py::ssize_t>(value.size()), value.data());
+}
+
+// A contiguous numpy array, a list or a tuple; numbers have 8 bytes.
+py::tuple identify_ids(const py::object& id) {
+  Identified found;
+  const bool array = py::isinstance<py::array>(id);
+  const char kind = array ? py::reinterpret_borrow<py::array>(id).dtype().kind() : 'O';
+  if (kind == 'O') {
+    found = identify_objects(py::reinterpret_borrow<py::sequence>(id));
+  } else {
+    const auto rows = py::reinterpret_borrow<py::array>(id);
+    const py::gil_scoped_release release;
+    if (kind == 'i' || kind == 'u')
+      found = identify_words(static_cast<const int64_t*>(rows.data()), rows.size());
+    else
+      found = identify_bytes(static_cast<const char*>(rows.data()), rows.itemsize(), rows.size());
+  }
+  const py::object order = found.order.empty() ? py::object(py::none()) : array_of(found.order);
+  return py::make_tuple(array_of(found.first), array_of(found.offset), order);
+}
+
 void bind_policy_improvement(py::module_& m) {
   m.def("policy_improvement", [](py::handle new_logprob, int64_t new_stride, py::handle old_logprob,
                                  int64_t old_stride, int64_t tokens, py::handle mask, int64_t mask_stride,
-                                 py::handle length, py::handle advantage, py::handle offset, int64_t size,
-                                 int64_t count, int64_t slots, int kind, double clip, py::handle utility,
+                                 py::handle length, py::handle advantage, py::handle offset, py::handle order,
+                                 int64_t size, int64_t count, int64_t slots, int kind, double clip, py::handle utility,
                                  py::handle ratio, py::handle token_count, py::handle fault, const Where& where) {
     check(tokens < INT32_MAX, "a row holds fewer than 2^31 tokens; got " + std::to_string(tokens));
     const PolicyImprovement args = {
         at<float>(new_logprob), new_stride, at<float>(old_logprob), old_stride, tokens, at<uint8_t>(mask),
-        mask_stride, at<int64_t>(length), at<double>(advantage), groups_of(offset, py::none(), size, count, slots),
+        mask_stride, at<int64_t>(length), at<double>(advantage), groups_of(offset, order, size, count, slots),
         static_cast<RatioKind>(kind), clip, at<double>(utility), at<double>(ratio), at<int64_t>(token_count),
         at<int64_t>(fault)};
     dispatch(args, where, cpu::policy_improvement, cuda::policy_improvement);
@@ -199,6 +223,7 @@ void bind_doors(py::module_& m) {
 PYBIND11_MODULE(_C, m) {
   py::class_<Where>(m, "Where").def(py::init<int, int, uintptr_t>());
   bind_group_advantage(m);
+  m.def("identify", &identify_ids);
   bind_policy_improvement(m);
   bind_score_bank(m);
   bind_mirror_step(m);

@@ -68,9 +68,14 @@ struct UtilityOfGroup {
       if (leader()) report(a.fault + 2, b);
       return;
     }
-    const double* ratio = a.ratio + span.first;
-    const double* advantage = a.advantage + span.first;
-    const double sum = lane_sum(span.n, [=](int64_t i) { return (ratio[i] - 1.0) * advantage[i]; });
+    if (!all_exist(a.groups, span)) {
+      if (leader()) report(a.fault + 4, b);
+      return;
+    }
+    const double* ratio = a.ratio;
+    const double* advantage = a.advantage;
+    const Slots slot = {a.groups.order, span.first};
+    const double sum = lane_sum(span.n, [=](int64_t i) { return (ratio[slot[i]] - 1.0) * advantage[slot[i]]; });
     if (!leader()) return;
     const double utility = sum / static_cast<double>(span.n);
     if (!finite(utility)) report(a.fault + 3, b);

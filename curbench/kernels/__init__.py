@@ -8,23 +8,28 @@ tensors for tensors, and for what lies on a GPU, else numpy arrays.
 
 from curbench.kernels.advantage import group_advantage
 from curbench.kernels.bank import score_bank
-from curbench.kernels.contract import ArmDraw, BankDraw, GroupAdvantage, PolicyImprovement
+from curbench.kernels.contract import ArmDraw, BankDraw, GroupAdvantage, Grouping, PolicyImprovement
+from curbench.kernels.convention import CONVENTIONS
 from curbench.kernels.extension import build_info, cuda_status
+from curbench.kernels.grouping import group_by_id
 from curbench.kernels.improvement import policy_improvement
 from curbench.kernels.mirror import MirrorTree, mirror_step
 
 OPS = {op.__name__: op for op in (group_advantage, policy_improvement, score_bank, mirror_step)}
 
 __all__ = [
+    "CONVENTIONS",
     "OPS",
     "ArmDraw",
     "BankDraw",
     "GroupAdvantage",
+    "Grouping",
     "MirrorTree",
     "PolicyImprovement",
     "build_info",
     "cuda_status",
     "group_advantage",
+    "group_by_id",
     "mirror_step",
     "policy_improvement",
     "score_bank",

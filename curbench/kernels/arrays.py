@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from curbench.kernels.contract import NO_FAULT, group_size, require
+from curbench.kernels.contract import NO_FAULT, Grouping, group_size, require
 from curbench.kernels.extension import cuda_status, load
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
@@ -249,15 +249,27 @@ def matrix(
     return array, row
 
 
-def groups(place: Place, group: Any, slots: int) -> tuple[Any, int, int]:
-    """(offsets or None, group size or 0, number of groups). Whether offsets rise is for the kernel to see."""
+def groups(place: Place, group: Any, slots: int) -> tuple[Any, Any, int, int]:
+    """(offsets or None, order or None, group size or 0, number of groups). Whether offsets rise is for the kernel to
+    see. Numpy arrays in a ``Grouping`` are brought to ``place``, since strings have no other home."""
     if isinstance(group, int | np.integer):
         size = group_size(group, slots)
-        return None, size, slots // size
+        return None, None, size, slots // size
+    order = None
+    if isinstance(group, Grouping):
+        group, order = place.from_numpy(group.offset), place.from_numpy(group.order)
+        order = None if order is None else vector(place, "the order of a Grouping", order, "int64", slots)
     offset = vector(place, "group", group, "int64")
     require(len(offset) >= 1, "group offsets must have B + 1 entries, the first of them 0")
     require(len(offset) > 1 or slots == 0, f"group offsets must end at the {slots} rollouts; they hold no group")
-    return offset, 0, len(offset) - 1
+    return offset, order, 0, len(offset) - 1
+
+
+def given(place: Place, offset: Any, order: Any, size: int) -> Any:
+    """What ``groups`` took apart, for the reference."""
+    if offset is None:
+        return size
+    return Grouping(place.to_numpy(offset), None if order is None else place.to_numpy(order), None)
 
 
 def no_fault(place: Place, n: int) -> Any:

@@ -3,7 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
-ESTIMATORS = ("grpo", "dr_grpo", "rloo")  # the order of csrc/kernels.h, as in those below
+ESTIMATORS = ("grpo", "dr_grpo", "rloo", "grpo_batch", "rloo_std")  # the order of csrc/kernels.h, as in those below
+EPS_MODES = ("add", "floor_variance", "unless_zero")
 RATIOS = ("sequence_mean", "sequence", "token_mean")
 DESIGNS = ("iid", "systematic", "race")
 BANK_DTYPES = ("float32", "bfloat16", "int8")
@@ -12,6 +13,14 @@ BANK_DTYPES = ("float32", "bfloat16", "int8")
 CERTAIN = 1.0 - 2.0**-30
 
 NO_FAULT = 2**63 - 1
+
+
+class Grouping(NamedTuple):
+    """B groups of R rollouts, in the order in which their ids first appear. Any op takes one as its ``group``."""
+
+    offset: Any  # i64[B+1], group b owns the places offset[b] to offset[b+1]
+    order: Any  # i64[R], the rollout at each place; None when rollouts lie group by group already
+    first: Any  # i64[B], the first rollout of each group: id[first] are the distinct ids
 
 
 class GroupAdvantage(NamedTuple):
@@ -61,12 +70,6 @@ def choice(name: str, value: str, allowed: tuple[str, ...]) -> int:
 
 def unit_interval(name: str, value: float) -> None:
     require(0.0 <= value <= 1.0, f"{name} must be in [0, 1]; got {value!r}")
-
-
-def advantage_options(ddof: int, eps: float, singleton: str) -> None:
-    require(ddof in (0, 1), f"ddof must be 0 or 1; got {ddof!r}")
-    require(0.0 <= eps < math.inf, f"eps must be finite and not negative; got {eps!r}")
-    choice("singleton", singleton, ("zero", "error"))
 
 
 def improvement_options(mask: Any, length: Any, ratio_clip: float | None) -> None:
@@ -125,19 +128,28 @@ def group_fault(b: int) -> None:
         raise ValueError(f"group offsets must rise from 0 to R, without empty groups; see group {b}")
 
 
-def advantage_fault(fault: list[int], reward: Any, singleton: str) -> None:
-    slot, group, single = fault
+def order_fault(b: int) -> None:
+    if b != NO_FAULT:
+        raise ValueError(f"the order of a Grouping must hold slots in [0, R); that of group {b} does not")
+
+
+def advantage_fault(fault: list[int], reward: Any, std_reward: Any, singleton: str) -> None:
+    slot, group, single, order, std_slot = fault
     group_fault(group)
-    if slot != NO_FAULT:
-        got = float(reward[slot])
-        raise ValueError(f"reward must be finite; slot {slot} has {got!r}: score it, or drop its rollout")
+    order_fault(order)
+    for name, value, bad in (("reward", reward, slot), ("std_reward", std_reward, std_slot)):
+        if bad != NO_FAULT:
+            got = float(value[bad])
+            remedy = "score it, drop its rollout, or pass nan='skip'" if got != got else "score it, or drop its rollout"
+            raise ValueError(f"{name} must be finite; slot {bad} has {got!r}: {remedy}")
     if singleton == "error" and single != NO_FAULT:
         raise ValueError(f"a group needs two rollouts; group {single} has one: singleton='zero' gives it advantage 0")
 
 
 def improvement_fault(fault: list[int], length: Any, ratio: Any) -> None:
-    row, bad_ratio, group, bad_utility = fault
+    row, bad_ratio, group, bad_utility, order = fault
     group_fault(group)
+    order_fault(order)
     if row != NO_FAULT:
         raise ValueError(f"length must be in [0, L]; row {row} has {int(length[row])!r}")
     if bad_ratio != NO_FAULT:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from curbench.kernels import reference
-from curbench.kernels.arrays import groups, matrix, no_fault, place_of, runs_reference, through_numpy, vector
+from curbench.kernels.arrays import given, groups, matrix, no_fault, place_of, runs_reference, through_numpy, vector
 from curbench.kernels.contract import (
     RATIOS,
     PolicyImprovement,
@@ -72,10 +72,10 @@ def policy_improvement(
     else:
         length = vector(place, "length", length, "int64", slots)
     advantage = vector(place, "advantage", advantage, "float64", slots)
-    offset, size, count = groups(place, group, slots)
+    offset, order, size, count = groups(place, group, slots)
     if on_reference:
         options = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip}
-        arguments = (fresh, old, advantage, size if offset is None else offset)
+        arguments = (fresh, old, advantage, given(place, offset, order, size))
         return through_numpy(place, reference.policy_improvement, *arguments, **options)
 
     result = PolicyImprovement(
@@ -83,13 +83,13 @@ def policy_improvement(
         ratio=place.empty(slots, "float64"),
         tokens=place.empty(slots, "int64"),
     )
-    fault = no_fault(place, 4)
+    fault = no_fault(place, 5)
     clip = math.inf if ratio_clip is None else ratio_clip
     at = place.address
     with place.guard():
         load().policy_improvement(
             *(at(fresh), new_stride, at(old), old_stride, tokens, at(mask), mask_stride, at(length)),
-            *(at(advantage), at(offset), size, count, slots, code, clip),
+            *(at(advantage), at(offset), at(order), size, count, slots, code, clip),
             *(at(field) for field in result),
             *(at(fault), place.where(threads)),
         )

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from curbench.kernels import contract
-from curbench.kernels.contract import NO_FAULT, ArmDraw, BankDraw, GroupAdvantage, PolicyImprovement
+from curbench.kernels.contract import NO_FAULT, ArmDraw, BankDraw, GroupAdvantage, Grouping, PolicyImprovement
+from curbench.kernels.convention import rule_of
 
 
 def first(bad: Any) -> int:
@@ -19,18 +20,35 @@ def first(bad: Any) -> int:
     return int(np.argmax(bad)) if np.any(bad) else NO_FAULT
 
 
-def offsets(group: Any, slots: int) -> Any:
-    """Offsets i64[B+1] of a group size or of offsets; ValueError if they do not cut ``slots`` into non-empty groups."""
+def slots_of(group: Any, slots: int) -> list[Any]:
+    """The slots of each group, of a group size, offsets or a Grouping; ValueError if they are not groups of slots."""
     if isinstance(group, int | np.integer):
-        return np.arange(0, slots + 1, contract.group_size(group, slots))
-    offset = np.asarray(group)
+        return list(np.arange(slots).reshape(-1, contract.group_size(group, slots)))
+    offset, order = (group.offset, group.order) if isinstance(group, Grouping) else (group, None)
+    offset = np.asarray(offset)
     bad = np.diff(offset) <= 0
     bad |= (offset[:-1] < 0) | (offset[1:] > slots)
     if len(bad):
         bad[0] |= offset[0] != 0
         bad[-1] |= offset[-1] != slots
     contract.group_fault(first(bad))
-    return offset
+    places = [np.arange(i, j) if order is None else order[i:j] for i, j in itertools.pairwise(offset)]
+    contract.order_fault(first([bool(((slot < 0) | (slot >= slots)).any()) for slot in places]))
+    return places
+
+
+def inverse_of(std: Any, eps: float, eps_mode: str) -> Any:
+    """What an advantage is multiplied with instead of 1 / std."""
+    if eps_mode == "unless_zero":
+        return np.where(std > 0.0, 1.0 / np.where(std > 0.0, std + eps, 1.0), 1.0)
+    return 1.0 / ((np.sqrt(np.maximum(std**2, eps)) if eps_mode == "floor_variance" else std) + eps)
+
+
+def standard_deviation(x: Any, ddof: int) -> float:
+    """0 for equal numbers, and where it is not defined; else of the differences from their mean."""
+    if len(x) <= ddof or x.max() == x.min():
+        return 0.0
+    return math.sqrt(((x - x.mean()) ** 2).sum() / (len(x) - ddof))
 
 
 def group_advantage(
@@ -38,9 +56,13 @@ def group_advantage(
     group: Any,
     *,
     estimator: str = "grpo",
-    ddof: int = 1,
-    eps: float = 1e-6,
-    singleton: str = "zero",
+    convention: str = "curbench",
+    ddof: int | None = None,
+    eps: float | None = None,
+    eps_mode: str | None = None,
+    singleton: str | None = None,
+    nan: str | None = None,
+    std_reward: Any = None,
     success: Any = None,
 ) -> GroupAdvantage:
     """See ``curbench.kernels.group_advantage``.
@@ -48,37 +70,52 @@ def group_advantage(
     >>> group_advantage(np.array([0.0, 1.0, 5.0]), np.array([0, 2, 3]), estimator="dr_grpo").advantage
     array([-0.5,  0.5,  0. ])
     """
-    contract.advantage_options(ddof, eps, singleton)
-    contract.choice("estimator", estimator, contract.ESTIMATORS)
+    rule = rule_of(convention, estimator, ddof=ddof, eps=eps, eps_mode=eps_mode, singleton=singleton, nan=nan)
     reward = np.asarray(reward)
-    offset = offsets(group, len(reward))
-    n = np.diff(offset).astype(np.int64)
-    fault = [first(~np.isfinite(reward)), NO_FAULT, first(n == 1)]
-    contract.advantage_fault(fault, reward, singleton)
+    spread = reward if std_reward is None else np.asarray(std_reward)
+    scored = ~np.isnan(reward) if rule.nan == "skip" else np.ones(len(reward), bool)
+    slots = slots_of(group, len(reward))
+    n = np.array([scored[slot].sum() for slot in slots], np.int64)
+    fault = [first(scored & ~np.isfinite(reward)), NO_FAULT, first(n == 1), NO_FAULT, NO_FAULT]
+    fault[4] = first(scored & ~np.isfinite(spread))
+    contract.advantage_fault(fault, reward, spread, rule.singleton)
 
+    def inverse(std: Any) -> Any:
+        return inverse_of(std, rule.eps, rule.eps_mode)
+
+    batch = inverse(standard_deviation(spread[scored].astype(np.float64), rule.ddof))
     advantage = np.zeros(len(reward))
     mean, var, abs_advantage = np.zeros((3, len(n)))
     degenerate = np.zeros(len(n), bool)
-    for b in range(len(n)):
-        r = reward[offset[b] : offset[b + 1]].astype(np.float64)
-        mean[b] = r.mean()
-        degenerate[b] = r.max() == r.min()
-        if degenerate[b]:
+    for b, slot in enumerate(slots):
+        slot = slot[scored[slot]]
+        r, s = reward[slot].astype(np.float64), spread[slot].astype(np.float64)
+        mean[b] = r.mean() if len(r) else np.nan
+        degenerate[b] = len(r) == 0 or r.max() == r.min()
+        raw = len(r) == 1 and rule.singleton == "raw"
+        if degenerate[b] and not raw:
             continue
-        var[b] = ((r - mean[b]) ** 2).sum() / (len(r) - ddof)
-        if estimator == "grpo":
-            a = (r - mean[b]) / (math.sqrt(var[b]) + eps)
-        elif estimator == "rloo":
-            a = r - (r.sum() - r) / (len(r) - 1)
-        else:
-            a = r - mean[b]
-        advantage[offset[b] : offset[b + 1]] = a
-        abs_advantage[b] = np.abs(a).mean()
+        var[b] = standard_deviation(r, rule.ddof) ** 2
+        others = n[b] - 1 if n[b] > 1 else 1
+        centred = r - (0.0 if raw else mean[b])
+        alone = r - (0.0 if raw else (r.sum() - r) / others)
+        advantage[slot] = {
+            "grpo": lambda: centred * inverse(1.0 if raw else standard_deviation(s, rule.ddof)),
+            "dr_grpo": lambda: centred,
+            "rloo": lambda: alone,
+            "grpo_batch": lambda: centred * batch,
+            "rloo_std": lambda: alone * inverse(1.0 if raw else deviation_of_others(s, rule.ddof)),
+        }[estimator]()
+        abs_advantage[b] = np.abs(advantage[slot]).mean()
     correct = None
     if success is not None:
         passed = np.asarray(success).astype(bool)
-        correct = np.array([passed[i:j].sum() for i, j in itertools.pairwise(offset)], np.int64)
+        correct = np.array([passed[slot].sum() for slot in slots], np.int64)
     return GroupAdvantage(advantage.astype(reward.dtype), n, mean, var, degenerate, abs_advantage, correct)
+
+
+def deviation_of_others(x: Any, ddof: int) -> Any:
+    return np.array([standard_deviation(np.delete(x, i), ddof) for i in range(len(x))])
 
 
 def policy_improvement(
@@ -96,11 +133,11 @@ def policy_improvement(
     contract.improvement_options(mask, length, ratio_clip)
     contract.choice("ratio", ratio, contract.RATIOS)
     slots, tokens = new_logprob.shape
-    offset = offsets(group, slots)
+    places = slots_of(group, slots)
     if mask is None:
         length = np.asarray(length)
         contract.improvement_fault(
-            [first((length < 0) | (length > tokens)), NO_FAULT, NO_FAULT, NO_FAULT], length, None
+            [first((length < 0) | (length > tokens)), NO_FAULT, NO_FAULT, NO_FAULT, NO_FAULT], length, None
         )
         mask = np.arange(tokens) < length[:, None]
     mask = np.asarray(mask).astype(bool)
@@ -118,11 +155,11 @@ def policy_improvement(
     value = np.where(n == 0, 1.0, value)
     if ratio_clip is not None:
         value = np.minimum(value, ratio_clip)
-    contract.improvement_fault([NO_FAULT, first(~np.isfinite(value)), NO_FAULT, NO_FAULT], length, value)
+    contract.improvement_fault([NO_FAULT, first(~np.isfinite(value)), NO_FAULT, NO_FAULT, NO_FAULT], length, value)
 
     gain = (value - 1.0) * np.asarray(advantage, np.float64)
-    utility = np.array([gain[i:j].mean() for i, j in itertools.pairwise(offset)])
-    contract.improvement_fault([NO_FAULT, NO_FAULT, NO_FAULT, first(~np.isfinite(utility))], length, value)
+    utility = np.array([gain[slot].mean() for slot in places])
+    contract.improvement_fault([NO_FAULT, NO_FAULT, NO_FAULT, first(~np.isfinite(utility)), NO_FAULT], length, value)
     return PolicyImprovement(utility, value, n.astype(np.int64))
 
 
