@@ -13,16 +13,20 @@ Identified identify_words(const int64_t* id, int64_t slots) {
 Identified identify_bytes(const char* id, int64_t width, int64_t slots) {
   const auto hash = [=](int64_t i) {
     const char* row = id + i * width;
-    uint64_t state = 0x9E3779B97F4A7C15u * static_cast<uint64_t>(width);
+    uint64_t state = static_cast<uint64_t>(width), word = 0;
+    const auto absorb = [&] {
+      state = (state ^ word) * 0x9E3779B97F4A7C15u;
+      state ^= state >> 29;
+    };
     int64_t at = 0;
     for (; at + 8 <= width; at += 8) {
-      uint64_t word;
       std::memcpy(&word, row + at, 8);
-      state = mix(state ^ word) + 0x9E3779B97F4A7C15u;
+      absorb();
     }
-    uint64_t rest = 0;
-    if (at < width) std::memcpy(&rest, row + at, width - at);
-    return mix(state ^ rest);
+    word = 0;
+    std::memcpy(&word, row + at, width - at);
+    absorb();
+    return mix(state);
   };
   const auto same = [=](int64_t i, int64_t j) { return std::memcmp(id + i * width, id + j * width, width) == 0; };
   return identify(slots, hash, same, [=](int64_t i) { return same(i, i - 1); });

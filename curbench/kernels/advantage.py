@@ -55,7 +55,7 @@ def group_advantage(
     array([-1.,  1.,  0.,  0.])
     """
     place = place_of(reward)
-    rule = rule_of(convention, estimator, ddof=ddof, eps=eps, eps_mode=eps_mode, singleton=singleton, nan=nan)
+    rule = rule_of(convention, estimator, ddof, eps, eps_mode, singleton, nan)
     on_reference = runs_reference(backend, place, threads)
     array = owned(place, "reward", reward, 1)
     dtype = place.dtype(array)
@@ -66,7 +66,8 @@ def group_advantage(
     if std_reward is not None:
         divided = estimator in ("grpo", "grpo_batch", "rloo_std")
         require(divided, f"std_reward has no use in {estimator}, which divides by no standard deviation")
-        require(rule.eps > 0.0 or rule.eps_mode == "unless_zero", "with std_reward, eps must be positive: it can be flat")
+        defined = rule.eps > 0.0 or rule.eps_mode == "unless_zero"
+        require(defined, "with std_reward, eps must be positive or eps_mode 'unless_zero', since it can be flat")
         std_reward = owned(place, "std_reward", std_reward, 1)
         got = place.dtype(std_reward)
         require(got == dtype, f"std_reward must be {dtype}, as reward is; got {got}")

@@ -21,6 +21,8 @@ class Rule(NamedTuple):
     nan: str = "error"
 
 
+NOTHING_CHOSEN = (None,) * len(Rule._fields)
+
 RULE = Rule()
 VERL = RULE._replace(singleton="raw")
 TRL = RULE._replace(eps=1e-4, nan="skip")
@@ -43,26 +45,24 @@ CONVENTIONS: dict[str, dict[str, Rule]] = {
 2507.18071) and "dapo" (Yu et al. 2025, 2503.14476) are the formula as printed, without epsilon."""
 
 
-def rule_of(convention: str, estimator: str, **chosen: Any) -> Rule:
-    """The rule of a convention, with what is not None in ``chosen`` in place of its own. Raises ValueError.
+def rule_of(convention: str, estimator: str, *chosen: Any) -> Rule:
+    """The rule of a convention, with ``chosen`` in place of its fields, where that is not None. Raises ValueError.
 
-    >>> rule_of("trl", "grpo", ddof=0)
+    >>> rule_of("trl", "grpo", 0, None, None, None, None)
     Rule(ddof=0, eps=0.0001, eps_mode='add', singleton='zero', nan='skip')
     """
-    choice("convention", convention, tuple(CONVENTIONS))
-    choice("estimator", estimator, ESTIMATORS)
-    estimators = CONVENTIONS[convention]
-    require(
-        estimator in estimators,
-        f"the convention {convention!r} has the estimators {', '.join(estimators)}; got {estimator!r}",
-    )
-    rule = estimators[estimator]
-    mine = {name: value for name, value in chosen.items() if value is not None}
-    if mine:
-        rule = rule._replace(**mine)
-        require(rule.ddof in (0, 1), f"ddof must be 0 or 1; got {rule.ddof!r}")
-        require(0.0 <= rule.eps < math.inf, f"eps must be finite and not negative; got {rule.eps!r}")
-        choice("eps_mode", rule.eps_mode, EPS_MODES)
-        choice("singleton", rule.singleton, ("zero", "raw", "error"))
-        choice("nan", rule.nan, ("error", "skip"))
+    rule = CONVENTIONS.get(convention, {}).get(estimator)
+    if rule is None:
+        choice("convention", convention, tuple(CONVENTIONS))
+        choice("estimator", estimator, ESTIMATORS)
+        theirs = ", ".join(CONVENTIONS[convention])
+        raise ValueError(f"the convention {convention!r} has the estimators {theirs}; got {estimator!r}")
+    if chosen == NOTHING_CHOSEN:
+        return rule
+    rule = Rule._make(own if mine is None else mine for own, mine in zip(rule, chosen, strict=True))
+    require(rule.ddof in (0, 1), f"ddof must be 0 or 1; got {rule.ddof!r}")
+    require(0.0 <= rule.eps < math.inf, f"eps must be finite and not negative; got {rule.eps!r}")
+    choice("eps_mode", rule.eps_mode, EPS_MODES)
+    choice("singleton", rule.singleton, ("zero", "raw", "error"))
+    choice("nan", rule.nan, ("error", "skip"))
     return rule

@@ -33,7 +33,8 @@ def group_by_id(id: Any) -> Grouping:
         require(kind in "biuUSTO", f"ids must be integers, strings or objects with a hash; got {id.dtype}")
         if kind == "T":
             id = id.astype(object)
-        id = np.ascontiguousarray(id, np.int64 if kind in "bi" or id.dtype.itemsize < 8 and kind == "u" else None)
+        words = kind in "bi" or (kind == "u" and id.dtype.itemsize < 8)
+        id = np.ascontiguousarray(id, np.int64 if words else None)
     first, offset, order = load().identify(id)
     return Grouping(offset, order, first)
 

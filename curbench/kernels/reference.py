@@ -70,7 +70,7 @@ def group_advantage(
     >>> group_advantage(np.array([0.0, 1.0, 5.0]), np.array([0, 2, 3]), estimator="dr_grpo").advantage
     array([-0.5,  0.5,  0. ])
     """
-    rule = rule_of(convention, estimator, ddof=ddof, eps=eps, eps_mode=eps_mode, singleton=singleton, nan=nan)
+    rule = rule_of(convention, estimator, ddof, eps, eps_mode, singleton, nan)
     reward = np.asarray(reward)
     spread = reward if std_reward is None else np.asarray(std_reward)
     scored = ~np.isnan(reward) if rule.nan == "skip" else np.ones(len(reward), bool)
@@ -99,13 +99,17 @@ def group_advantage(
         others = n[b] - 1 if n[b] > 1 else 1
         centred = r - (0.0 if raw else mean[b])
         alone = r - (0.0 if raw else (r.sum() - r) / others)
-        advantage[slot] = {
-            "grpo": lambda: centred * inverse(1.0 if raw else standard_deviation(s, rule.ddof)),
-            "dr_grpo": lambda: centred,
-            "rloo": lambda: alone,
-            "grpo_batch": lambda: centred * batch,
-            "rloo_std": lambda: alone * inverse(1.0 if raw else deviation_of_others(s, rule.ddof)),
-        }[estimator]()
+        std = 1.0 if raw else standard_deviation(s, rule.ddof)
+        if estimator == "grpo":
+            advantage[slot] = centred * inverse(std)
+        elif estimator == "grpo_batch":
+            advantage[slot] = centred * batch
+        elif estimator == "dr_grpo":
+            advantage[slot] = centred
+        elif estimator == "rloo":
+            advantage[slot] = alone
+        else:
+            advantage[slot] = alone * inverse(std if raw else deviation_of_others(s, rule.ddof))
         abs_advantage[b] = np.abs(advantage[slot]).mean()
     correct = None
     if success is not None:
