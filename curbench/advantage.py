@@ -19,6 +19,7 @@ def group_advantage(
     rollouts   gives the groups (offset i64[B+1]) and the lengths i32[R]
     reward     reward f64[R] and success bool[R]
     estimator  "grpo" (r - mean) / (std + 1e-6); "dr_grpo" r - mean; "rloo" r - mean of the other rollouts;
+               "grpo_batch" (r - mean) / std of the batch; "rloo_std" r - mean of the others, over their std;
                "opo" r - mean weighted by length; "oblr" r - mean of the others weighted by ``rollouts.gradient_sq``
     among      bool[R]: advantages of these rollouts among themselves, and 0 for the others; None takes all. The
                statistics are always those of whole groups

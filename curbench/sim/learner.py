@@ -21,7 +21,6 @@ import numpy as np
 from scipy.special import expit
 
 from curbench.averaging import Averaging, CheckpointAverage
-from curbench.kernels.contract import ESTIMATORS
 from curbench.loop import State
 from curbench.philox import REWARD, VERDICT, uniform
 from curbench.schedules import Schedule
@@ -187,6 +186,10 @@ def _problems(recipe: Recipe, stratum: Array, rng: np.random.Generator) -> Probl
     )
 
 
+TAUGHT = ("grpo", "dr_grpo", "rloo")
+"""Estimators whose weight depends on the group alone, and so has a closed form."""
+
+
 def teaching(rate: Array, group: int, estimator: str = "grpo") -> Array:
     """Expected gradient weight (1/G) sum_i A_i r_i of a group of G binary rewards with mean ``rate`` f64[N].
 
@@ -200,8 +203,8 @@ def teaching(rate: Array, group: int, estimator: str = "grpo") -> Array:
     """
     if group < 2:
         raise ValueError(f"a group needs at least 2 rollouts to have an advantage; got {group}")
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}")
+    if estimator not in TAUGHT:
+        raise ValueError(f"unknown estimator {estimator!r}; choose from {', '.join(TAUGHT)}")
     k = np.arange(1, group)
     weight = k * (group - k) / group**2
     if estimator == "grpo":
