@@ -95,5 +95,7 @@ def test_gradient_weights_must_be_there():
 
 
 def test_an_unknown_estimator_names_the_choices():
-    with pytest.raises(ValueError, match="unknown estimator 'ppo'; choose from grpo, dr_grpo, rloo, grpo_batch, rloo_std, opo, oblr"):
+    with pytest.raises(
+        ValueError, match="unknown estimator 'ppo'; choose from grpo, dr_grpo, rloo, grpo_batch, rloo_std, opo, oblr"
+    ):
         group_advantage(rollouts([2]), Reward([0.0, 1.0], [0, 1]), estimator="ppo")
