@@ -258,25 +258,84 @@ def _run_units(
     units: list[Unit], out: Path, jobs: int | None, engine: str, as_json: bool
 ) -> list[tuple[Unit, dict[str, Any]]]:
     """Runs those that ``out`` lacks, prints a table of each kind and returns every unit with its row."""
-    from curbench.console import bars, table
-    from curbench.sweep import run_sweep
+    from curbench.console import table
 
-    try:
-        with bars() as bar:
-            progress = bar(f"{len(units)} units", len(units))
-            rows = run_sweep(units, out, jobs=jobs or os.cpu_count() or 1, engine=engine, progress=progress.advance)
-    except KeyboardInterrupt:
-        done = sum((out / unit.path).exists() for unit in units)
-        print(f"curbench: interrupted; {done} of {len(units)} units are kept, run it again to go on", file=sys.stderr)
-        raise typer.Exit(130) from None
-    result = list(zip(units, rows, strict=True))
+    result = list(zip(units, _finish(units, out, jobs, engine), strict=True))
     if as_json:
-        for row in rows:
+        for _, row in result:
             emit(row)
     else:
         for kind, one in {type(unit): unit for unit in units}.items():
             print(table(one.HEAD, [unit.cells(row) for unit, row in result if type(unit) is kind]))
     return result
+
+
+def _finish(units: list[Unit], out: Path, jobs: int | None, engine: str) -> list[dict[str, Any]]:
+    """Runs those that ``out`` lacks and returns the row of every unit; Ctrl-C loses what is being run, and no more."""
+    from curbench.console import bars
+    from curbench.sweep import run_sweep
+
+    try:
+        with bars() as bar:
+            progress = bar(f"{len(units)} units", len(units))
+            return run_sweep(units, out, jobs=jobs or os.cpu_count() or 1, engine=engine, progress=progress.advance)
+    except KeyboardInterrupt:
+        done = sum((out / unit.path).exists() for unit in units)
+        print(f"curbench: interrupted; {done} of {len(units)} units are kept, run it again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def league(
+    curators: Annotated[
+        str | None, typer.Argument(metavar="[CURATOR[,CURATOR...]]", help="Who takes part; default: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where results are kept; what is there is not run again.")] = Path(
+        "runs/league"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Paired runs per scenario.")] = 100,
+    neural_seeds: Annotated[int, typer.Option(min=1, help="The same, of curators that train a network.")] = 20,
+    rollouts: Annotated[int | None, typer.Option(min=1, help="Of every run; default 51,200: 200 steps.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of running: a league.parquet.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Units side by side; default one per core.")] = None,
+    engine: Annotated[str, typer.Option(help="pool or ray.")] = "pool",
+    as_json: Json = False,
+) -> None:
+    """Compare all curators on the same simulated learners, at equal rollouts; writes a table, data and a page."""
+    from curbench.console import table
+    from curbench.record import read_json, write_atomic
+    from curbench.report.league import league_page
+    from curbench.sim.league import (
+        ENTRANTS,
+        HEAD,
+        ROLLOUTS,
+        cells,
+        gather,
+        league_units,
+        read_league,
+        standings,
+        write_league,
+    )
+
+    if data is None:
+        names = curators.split(",") if curators else ENTRANTS
+        units = league_units(names, seeds=seeds, neural_seeds=neural_seeds, rollouts=rollouts or ROLLOUTS)
+        _finish([*units], out, jobs, engine)
+        found, cost = gather(units, out)
+    else:
+        found, cost = read_league(data), read_json(data.with_name("cost.json"))
+    rows = standings(found)
+    out.mkdir(parents=True, exist_ok=True)
+    if data is None:
+        write_league(out / "league.parquet", found)
+        write_atomic(out / "cost.json", json.dumps(cost, indent=1).encode())
+    write_atomic(out / "league.html", league_page(found, rows, cost).encode())
+    if as_json:
+        for row in rows:
+            emit(row | {"curation_s": cost["curation_s"].get(row["curator"])})
+    else:
+        print(table(HEAD, [cells(row, cost) for row in rows]))
+        print(f"page: {(out / 'league.html').resolve()}")
 
 
 @app.command()

@@ -63,6 +63,7 @@ class ActorCurator(Curator):
     """
 
     signal = "policy_improvement"
+    neural = True
 
     def __init__(
         self,

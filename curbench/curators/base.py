@@ -38,6 +38,9 @@ class Curator(ABC):
     signal: ClassVar[str] = "mean_abs_advantage"
     """Name of the default signal (``signals.SIGNALS``) of this method."""
 
+    neural: ClassVar[bool] = False
+    """Whether it trains a network, hence costs so much more per step that simulations of it take fewer seeds."""
+
     needs: ClassVar[tuple[str, ...]] = ()
     """Optional fields of the bank that this method cannot do without."""
 

@@ -69,7 +69,7 @@ class Recipe:
     """A setting as data.
 
     source        what it is for
-    problems      problems of each stratum in the bank
+    problems      problems of each stratum in the bank, or one number for all
     easiest, hardest  difficulty of the first and the last stratum; the others lie evenly between
     spread        standard deviation of the difficulty inside a stratum, and of the logarithm of the discrimination
     scatter       standard deviation of a loading around its mean of 0.5: how unlike the problems of a stratum are
@@ -83,7 +83,7 @@ class Recipe:
     """
 
     source: str
-    problems: int = 100
+    problems: int | tuple[int, ...] = 100
     easiest: float = -1.0
     hardest: float = 4.0
     spread: float = 0.3
@@ -109,6 +109,11 @@ LEARNERS: dict[str, Recipe] = {
     "transfer_negative": Recipe("practice of a stratum harms its neighbours", transfer=-0.3),
     "forgetting": Recipe("skills decay by a hundredth per update unless practised", forgetting=0.01),
     "long_answers": Recipe("hard problems cost eight times the tokens of easy ones", longest=8),
+    "easy_dominated": Recipe("seven problems of ten in the two easiest strata", problems=(280, 280, *[40] * 6)),
+    "hard_dominated": Recipe("seven problems of ten in the two hardest strata", problems=(*[40] * 6, 280, 280)),
+    "bimodal": Recipe("nine problems of ten very easy or very hard", problems=(360, *[14] * 6, 356)),
+    "unlearnable_half": Recipe("every second stratum is never rewarded", impossible=(1, 3, 5, 7)),
+    "huge_bank": Recipe("24,000 problems: more than a run can visit", problems=3000),
 }
 
 
@@ -130,8 +135,14 @@ class Learner:
             stratum=train.stratum,
             feature=train.feature,
             difficulty=train.difficulty + blur,
+            length=self._prompt_length(),
             prompt=self.prompt,
         )
+
+    def _prompt_length(self) -> Array:
+        """i64[N], characters of every prompt: 32, and one for each minus sign."""
+        own = self.train.feature.reshape(-1, STRATA, SKILLS)[np.arange(len(self.train.stratum)), self.train.stratum]
+        return 32 + np.signbit(own).sum(axis=1)
 
     def prompt(self, problem: int) -> str:
         """A text for curators that read: the stratum, and how much the problem needs each skill of it, rounded.
@@ -212,8 +223,10 @@ def teaching(rate: Array, group: int, estimator: str = "grpo") -> Array:
     elif estimator == "rloo":
         weight = weight * group / (group - 1)
     rate = np.asarray(rate, float)
-    power = [rate**0 * comb(group, int(i)) * rate**i * (1 - rate) ** (group - i) for i in k]
-    return np.tensordot(weight, np.array(power), 1)
+    # Powers p^k and (1 - p)^k, k = 1 ... G - 1, by repeated products: the watch asks for a whole bank at every step.
+    up, down = (np.multiply.accumulate(np.broadcast_to(one, (k.size, *rate.shape))) for one in (rate, 1.0 - rate))
+    ways = np.array([comb(group, int(i)) for i in k], float)
+    return np.tensordot(weight * ways, up * down[::-1], 1)
 
 
 @nb.njit

@@ -32,7 +32,7 @@ class Axes(BaseModel):
     estimator      of the advantage, see ``advantage.ESTIMATORS``
     signal         utility of a group, see ``signals.SIGNALS``; null is the curator's own
     features       what neural curators are told, see ``features.SOURCES``; null is the latent loadings
-    instance_seed  which problems are drawn
+    instance_seed  which problems are drawn; null: every seed draws its own
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -46,7 +46,7 @@ class Axes(BaseModel):
     estimator: Listed[str] = ["grpo"]
     signal: Listed[str | None] = [None]
     features: Listed[str | None] = [None]
-    instance_seed: Listed[Count] = [0]
+    instance_seed: Listed[Count | None] = [0]
 
 
 class LearnerGrid(Axes):
@@ -77,7 +77,7 @@ class LearnerUnit:
     estimator: str
     signal: str | None
     features: str | None
-    instance_seed: int
+    instance_seed: int | None
     curator: str
     hyper: dict[str, Any]
     seeds: int
@@ -112,7 +112,7 @@ class LearnerUnit:
         """Simulates it on one thread, keeps it under ``out`` and returns its row."""
         result = self.simulate()
         row = self.row(result)
-        write_learner_unit(out / self.path, {"row": row, "environment": environment}, result.curve.tolist())
+        write_learner_unit(out / self.path, {"row": row, "environment": environment}, result)
         return row
 
     def read(self, out: Path) -> dict[str, Any]:
@@ -187,22 +187,27 @@ def _policies(grid: LearnerGrid) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 CURVES = ("tokens", "mean", "lo", "hi")
+RUNS = ("begin", "final", "early")
 PLAIN = ("unit", "learner", "curator", "batch", "group", "seeds", "instance_seed", "start", "tokens_to_target")
-KIND = {"tokens_to_target": pa.float64()} | dict.fromkeys(CURVES, pa.list_(pa.float64()))
+KIND = {"tokens_to_target": pa.float64(), "instance_seed": pa.int64()} | dict.fromkeys(
+    (*CURVES, *RUNS), pa.list_(pa.float64())
+)
 
 
-def write_learner_unit(path: Path, content: dict[str, Any], curve: list[list[float]]) -> None:
-    """Keeps one unit. ``content``: row and environment; ``curve``: see ``LearnerSimulation``."""
+def write_learner_unit(path: Path, content: dict[str, Any], result: LearnerSimulation) -> None:
+    """Keeps one unit. ``content``: row and environment."""
     row = content["row"]
-    column = {name: row[name] for name in PLAIN} | {"delay": str(row["delay"])}
+    column = {name: row[name] for name in PLAIN} | {"delay": str(row["delay"]), "curation_s": result.curation_s}
     column |= {name: row[name]["mean"] for name in ("competence", "regret", "wasted")}
-    column |= dict(zip(CURVES, map(list, zip(*curve, strict=True)), strict=True))
+    column |= dict(zip(CURVES, result.curve.T.tolist(), strict=True))
+    column |= {name: getattr(result, name).tolist() for name in RUNS}
     write_row(path, column, content, KIND)
 
 
 def read_learner_unit(path: Path) -> dict[str, Any]:
-    """What a unit left: row, environment and the curve as lists tokens, mean, lo and hi.
+    """What a unit left: row, environment, the curve as lists tokens, mean, lo and hi, and begin, final and early of
+    every seed.
 
     Raises ValueError, with the name of the file, if it is no such file.
     """
-    return read_row(path, *CURVES)
+    return read_row(path, *CURVES, *RUNS, "curation_s")

@@ -22,6 +22,9 @@ from curbench.sim.learner import LEARNERS, Learner, LearnerActor, make_learner
 from curbench.stats import Interval, mean_interval
 from curbench.types import Array, Bank, Evaluation, Feedback, Selection
 
+CURATION = ("select", "signal", "curator_update")
+"""Phases of a step that are the price of curation."""
+
 GREEDY = "greedy"
 """The name under which ``simulate_learner`` runs the oracle."""
 
@@ -52,6 +55,7 @@ class Watch:
     regret              sum over steps of max_x value(x) - mean over slots of value(x), at the skill before the step
     wasted              rollouts in degenerate groups
     averaged            competence of averaged checkpoints at the end, None without
+    curation_s          seconds of every step that the curator and its signal took; the first step compiles
     """
 
     def __init__(self, actor: LearnerActor, group: int, estimator: str) -> None:
@@ -60,10 +64,12 @@ class Watch:
         self.spent = Spent()
         self.regret, self.wasted = 0.0, 0
         self.averaged: float | None = None
+        self.curation_s: list[float] = []
         self.value = actor.value(group, estimator)
 
     def step(self, result: StepResult, spent: Spent, metrics: dict[str, float]) -> None:
         self.spent = spent
+        self.curation_s.append(sum(result.seconds[phase] for phase in CURATION))
         stats = result.feedback.stats
         self.regret += float(self.value.max() - self.value[result.selection.problem].mean())
         self.wasted += int(stats.n[stats.degenerate].sum())
@@ -84,7 +90,8 @@ class Watch:
 class LearnerSimulation:
     """Results of one curator on one learner, over seeds.
 
-    start, competence  held-out competence before and after; averaged: of averaged checkpoints at the end, or None
+    start, competence  held-out competence before, the mean over seeds, and after; averaged: of averaged checkpoints at
+                       the end, or None
     area               mean competence over the tokens of a run: who is early
     target             competence that counts as arrived; reached: seeds that did; tokens_to_target: their median over
                        all seeds, None if fewer than half arrived
@@ -93,6 +100,8 @@ class LearnerSimulation:
                        order, less what the selection adds. Not policy regret: another path has other oracles
     wasted             share of rollouts in degenerate groups
     spent              steps, rollouts and tokens of the first seed
+    begin, final, early  f64[S], competence before and after, and area, of every seed
+    curation_s         median over steps and seeds of what curation took, in seconds: not a result, but a cost
     curve              f64[steps + 1, 4], mean tokens and (mean, lo, hi) of competence after each step; the shortest
                        run's length
     """
@@ -120,6 +129,10 @@ class LearnerSimulation:
     regret: Interval
     wasted: Interval
     spent: Spent
+    begin: Array
+    final: Array
+    early: Array
+    curation_s: float
     curve: Array
 
     def row(self) -> dict[str, Any]:
@@ -176,10 +189,10 @@ def simulate_learner(
     features: str | None = None,
     target: float | None = None,
     first_seed: int = 0,
-    instance_seed: int = 0,
+    instance_seed: int | None = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> LearnerSimulation:
-    """Trains the simulated learner ``name`` with a curator, over seeds that share the learner and differ in the luck.
+    """Trains the simulated learner ``name`` with a curator, over seeds that differ in the luck.
 
     curator    a name, or with an admission rule as in ``sec+nondegenerate``; "greedy" is the oracle
     budget     stop at the first limit reached; default 200 steps
@@ -190,7 +203,8 @@ def simulate_learner(
     hyper      hyper-parameters of the curator
     features   what neural curators are told (``features.SOURCES``), hidden states being those at the start; default:
                the latent loadings
-    target     competence of ``tokens_to_target``; default halfway from the start to 1
+    target     competence of ``tokens_to_target``; default halfway from the mean start to 1
+    instance_seed  which problems are drawn; None: every seed draws its own
     progress   called after every seed
     Raises     ValueError for a name that does not exist, fewer than one seed or a value that is refused.
 
@@ -220,11 +234,14 @@ def simulate_learner(
     for seed in range(first_seed, first_seed + seeds):
         watched.append(course.run(seed))
         progress()
-    start = watched[0].competence[0]
+    begin = np.array([watch.competence[0] for watch in watched])
+    start = float(begin[0] + (begin - begin[0]).mean())  # exact where all are equal
     target = (1 + start) / 2 if target is None else target
     arrival = np.array([tokens_to(watch, target) for watch in watched])
     median = float(np.median(arrival))
     averaged = [watch.averaged for watch in watched if watch.averaged is not None]
+    final = np.array([watch.competence[-1] for watch in watched])
+    early = np.array([area(watch) for watch in watched])
     return LearnerSimulation(
         learner=course.learner,
         curator=curator,
@@ -240,15 +257,19 @@ def simulate_learner(
         schedule=course.schedule,
         averaging=averaging,
         start=start,
-        competence=mean_interval(np.array([watch.competence[-1] for watch in watched])),
+        competence=mean_interval(final),
         averaged=mean_interval(np.array(averaged)) if averaged else None,
-        area=mean_interval(np.array([area(watch) for watch in watched])),
+        area=mean_interval(early),
         target=target,
         reached=int(np.isfinite(arrival).sum()),
         tokens_to_target=median if np.isfinite(median) else None,
         regret=mean_interval(np.array([watch.regret for watch in watched])),
         wasted=mean_interval(np.array([watch.wasted / watch.spent.rollouts for watch in watched])),
         spent=watched[0].spent,
+        begin=begin,
+        final=final,
+        early=early,
+        curation_s=float(np.median([second for watch in watched for second in watch.curation_s])),
         curve=_curve(watched),
     )
 
@@ -275,7 +296,7 @@ class Course:
         parameter: dict[str, Any] | None = None,
         hyper: dict[str, Any] | None = None,
         features: str | None = None,
-        instance_seed: int = 0,
+        instance_seed: int | None = 0,
     ) -> None:
         label, admission = split_admission(curator)
         self.greedy = label == GREEDY
@@ -285,21 +306,28 @@ class Course:
             raise ValueError(f"unknown signal {self.signal!r}; choose from {', '.join(SIGNALS)}")
         self.budget, self.delay, self.estimator = budget or Budget(steps=200), parse_delay(delay), estimator
         self.schedule, self.averaging = schedule or Schedule(), averaging
-        recipe = replace(LEARNERS[name], **parameter) if parameter and name in LEARNERS else None
-        self.learner = make_learner(name, recipe, instance_seed=instance_seed)
-        self.bank = self.learner.bank()
-        if features is not None:
-            source = make_sources(features, self.bank, LearnerActor(self.learner, 0).view)
-            self.bank = replace(self.bank, feature=make_features(source, len(self.bank)))
+        self.name, self.features, self.instance_seed = name, features, instance_seed
+        self.recipe = replace(LEARNERS[name], **parameter) if parameter and name in LEARNERS else None
+        self.learner, self.bank = self.draw(instance_seed or 0)
         horizon = planned_steps(self.learner, self.budget, batch * group)
         self.common = {"batch": batch, "horizon": horizon, "group": group, "admission": admission}
+
+    def draw(self, instance_seed: int) -> tuple[Learner, Bank]:
+        """An instance of the learner, and what curators may know of it."""
+        learner = make_learner(self.name, self.recipe, instance_seed=instance_seed)
+        bank = learner.bank()
+        if self.features is None:
+            return learner, bank
+        source = make_sources(self.features, bank, LearnerActor(learner, 0).view)
+        return learner, replace(bank, feature=make_features(source, len(bank)))
 
     def make(self, seed: int) -> tuple[Curator, LearnerActor, int]:
         """(curator, actor, the actor's seed)."""
         curator_seed, actor_seed = spawn_seeds(seed, 2)
-        actor = LearnerActor(self.learner, actor_seed, schedule=self.schedule, averaging=self.averaging)
+        learner, bank = (self.learner, self.bank) if self.instance_seed is not None else self.draw(seed)
+        actor = LearnerActor(learner, actor_seed, schedule=self.schedule, averaging=self.averaging)
         knows = {"actor": actor, "estimator": self.estimator} if self.greedy else {}
-        return self.cls(self.bank, seed=curator_seed, **(self.common | knows | self.hyper)), actor, actor_seed
+        return self.cls(bank, seed=curator_seed, **(self.common | knows | self.hyper)), actor, actor_seed
 
     def run(self, seed: int) -> Watch:
         """One seed."""

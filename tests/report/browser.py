@@ -37,16 +37,24 @@ def chromium() -> str | None:
 
 def inspect(page: Path) -> Page:
     """What Chromium shows of a page on disk, and what its console says."""
+    title, console = run_script(page, PROBE)
+    found = re.fullmatch(r"drawn (\d+) of (\d+) tables (\d+)", title)
+    if found is None:
+        raise RuntimeError(f"Chromium did not render {page}: {title}")
+    return Page(*map(int, found.groups()), console)
+
+
+def run_script(page: Path, script: str) -> tuple[str, list[str]]:
+    """(title, console) of a page on disk after a <script> that sets document.title."""
     with tempfile.TemporaryDirectory() as folder:
         probed = Path(folder) / "page.html"
-        probed.write_text(page.read_text() + PROBE)
+        probed.write_text(page.read_text() + script)
         command = [chromium(), *FLAGS, f"--user-data-dir={folder}/profile", "--dump-dom", f"file://{probed}"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>drawn (\d+) of (\d+) tables (\d+)</title>", result.stdout)
+    title = re.search(r"<title>(.*?)</title>", result.stdout)
     if title is None:
         raise RuntimeError(f"Chromium did not render {page}: {result.stderr[-500:]}")
-    console = [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
-    return Page(*map(int, title.groups()), console)
+    return title[1], [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
 
 
 if __name__ == "__main__":

@@ -285,6 +285,11 @@ def test_measuring_on_the_other_half_is_unbiased_and_in_sample_is_not():
     assert score["policy_improvement_loo"] > 8
 
 
+def test_a_bank_knows_the_lengths_of_its_prompts():
+    learner = make_learner("transfer_negative")
+    assert learner.bank().length.tolist() == [len(learner.prompt(i)) for i in range(800)]
+
+
 # --- Under the loop ---------------------------------------------------------------------------------------------------
 
 
