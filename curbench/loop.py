@@ -92,6 +92,20 @@ class Recorder(Protocol):
     def checkpoint(self, state: State, spent: Spent) -> None: ...
 
 
+class Stopwatch:
+    """Adds up the seconds of each phase of a step."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("select", "rollout", "reward", "update", "signal", "curator_update"), 0.0)
+        self._last = perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Gives the time since the last call to a phase."""
+        now = perf_counter()
+        self.seconds[phase] += now - self._last
+        self._last = now
+
+
 def step(curator: Curator, actor: Actor, *, batch: int, signal: Signal, estimator: str = "grpo") -> StepResult:
     """One pass of the loop, in the order in which the data flow.
 
@@ -99,17 +113,24 @@ def step(curator: Curator, actor: Actor, *, batch: int, signal: Signal, estimato
     estimator  advantage estimator, see ``advantage.group_advantage``
     signal     utility of a group, see ``signals.SIGNALS``
     """
-    time = [perf_counter()]
-    tick: Callable[[], None] = lambda: time.append(perf_counter())  # noqa: E731  # a clock, not a function
+    clock = Stopwatch()
     curator.inspect(actor.view)
     selection = curator.select(batch)
-    tick()
+    clock.lap("select")
     rollouts = actor.rollout(selection)
-    tick()
+    clock.lap("rollout")
     reward = actor.reward(rollouts)
-    tick()
+    clock.lap("reward")
     half = signal.trains_on(rollouts) if isinstance(signal, CrossFit) else None
     advantage, stats = group_advantage(rollouts, reward, estimator=estimator, among=half)
+    while (more := curator.refill(rollouts.selection, stats)) is not None:
+        extra = actor.rollout(more)
+        clock.lap("rollout")
+        rollouts, reward = rollouts.join(extra), reward.join(actor.reward(extra))
+        clock.lap("reward")
+        half = signal.trains_on(rollouts) if isinstance(signal, CrossFit) else None
+        advantage, stats = group_advantage(rollouts, reward, estimator=estimator, among=half)
+    selection = rollouts.selection
     admitted = curator.admit(stats)
     if selection.probe is not None:
         admitted = admitted & ~selection.probe
@@ -117,9 +138,9 @@ def step(curator: Curator, actor: Actor, *, batch: int, signal: Signal, estimato
     if half is not None:
         guidance = guidance.only(half)
     report = actor.update(rollouts, advantage, admitted, guidance)
-    tick()
+    clock.lap("update")
     utility = signal(rollouts, reward, stats, report)
-    tick()
+    clock.lap("signal")
     feedback = Feedback(
         selection=selection,
         stats=stats,
@@ -129,10 +150,8 @@ def step(curator: Curator, actor: Actor, *, batch: int, signal: Signal, estimato
         tokens=np.add.reduceat(rollouts.length, rollouts.offset[:-1]),
     )
     curator.update(feedback)
-    tick()
-    phase = ("select", "rollout", "reward", "update", "signal", "curator_update")
-    seconds = {name: b - a for name, a, b in zip(phase, time, time[1:], strict=False)}
-    return StepResult(selection, rollouts, feedback, report, seconds)
+    clock.lap("curator_update")
+    return StepResult(selection, rollouts, feedback, report, clock.seconds)
 
 
 def run(

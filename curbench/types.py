@@ -7,7 +7,7 @@ all, K arms. Arrays are read-only copies, so a record kept for later cannot chan
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,14 @@ def _require_finite(owner: Any, name: str, value: Array) -> None:
     if not np.logical_and.reduce(finite, axis=None):
         entry = int(np.argmin(finite))
         raise ValueError(f"{type(owner).__name__}.{name} must be finite; entry {entry} is {value.flat[entry]!r}")
+
+
+def _stacked(one: Array, other: Array) -> Array:
+    """The rows of two arrays, the narrower ones padded with 0 on the right."""
+    if one.ndim > 1:
+        width = max(one.shape[1], other.shape[1])
+        one, other = (np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in (one, other))
+    return np.concatenate([one, other])
 
 
 BLOCK = 65_536
@@ -156,6 +164,25 @@ class Selection:
     def __len__(self) -> int:
         return int(self.problem.size)
 
+    def join(self, other: Selection) -> Selection:
+        """The slots of this selection and then those of another round of the same step; ticket and design are its own.
+
+        Raises ValueError if one round is iid and the other not, or their candidate sets differ in size.
+        """
+        if (self.design == "iid") != (other.design == "iid"):
+            raise ValueError(f"rounds of one step must both be iid or neither; got {self.design} and {other.design}")
+        if self.candidate_propensity != other.candidate_propensity:
+            raise ValueError("rounds of one step must be drawn from candidate sets of equal size")
+        part: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("problem", "propensity", "rollouts")
+        }
+        probe = None
+        if self.probe is not None or other.probe is not None:
+            nothing = (np.zeros(len(one), bool) if one.probe is None else one.probe for one in (self, other))
+            probe = np.concatenate(list(nothing))
+        return replace(self, **part, probe=probe)
+
     def take(self, slot: Array) -> Selection:
         """The same selection with the chosen slots only. slot: bool[B] or indices."""
         probe = None if self.probe is None else self.probe[slot]
@@ -200,6 +227,20 @@ class Rollouts:
         if self.gradient_sq is not None:
             _freeze(self, "gradient_sq", np.float64, (int(offset[-1]),))
 
+    def join(self, other: Rollouts, **rest: Any) -> Rollouts:
+        """These rollouts and then those of another round of the same step.
+
+        Arrays follow one another, the rows of the narrower one padded with 0. A subclass passes fields that are not
+        numpy arrays in ``rest``.
+        """
+        part = {"selection": self.selection.join(other.selection)} | rest
+        part["offset"] = np.concatenate([self.offset, self.offset[-1] + other.offset[1:]])
+        for one in fields(self):
+            mine, others = getattr(self, one.name), getattr(other, one.name)
+            if one.name not in part:
+                part[one.name] = None if mine is None else _stacked(mine, others)
+        return replace(self, **part)
+
 
 @dataclass(frozen=True)
 class Reward:
@@ -216,6 +257,10 @@ class Reward:
         reward = _freeze(self, "reward", np.float64, None)
         _require_finite(self, "reward", reward)
         _freeze(self, "success", np.bool_, reward.shape)
+
+    def join(self, other: Reward) -> Reward:
+        """These rewards and then those of another round of the same step."""
+        return Reward(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("reward", "success")))
 
 
 @dataclass(frozen=True)

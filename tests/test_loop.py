@@ -54,6 +54,29 @@ def test_rejected_rollouts_count_towards_the_budget():
     assert spent.rollouts == 20 * 2 * 3
 
 
+def test_a_step_goes_on_until_the_curator_has_enough():
+    """dapo in rounds: they are one step, one selection, and all of them are paid for."""
+    curator, actor = parts("uniform", group=3)[0], parts()[1]
+    dapo = curator_class("dapo")(curator.bank, seed=1, batch=2, horizon=50, group=3)
+    record = Memory()
+    spent = go(dapo, actor, Budget(steps=12), record)
+    sizes = [len(result.selection) for result, _, _ in record.steps]
+    assert spent.rollouts == 3 * sum(sizes) > 12 * 2 * 3
+    for result, _, _ in record.steps:
+        assert result.rollouts.selection is result.selection is result.feedback.selection
+        assert result.feedback.admitted.sum() == min((~result.feedback.stats.degenerate).sum(), 2)
+        assert len(result.selection) == 4 or result.feedback.admitted.sum() == 2
+    assert max(sizes) == 4  # the bank has no more problems
+
+
+def test_rounds_that_cannot_be_one_selection_are_refused():
+    one = Selection(0, 0, [0], [0.5], [2], "iid")
+    with pytest.raises(ValueError, match="both be iid or neither; got iid and systematic"):
+        one.join(Selection(0, 0, [1], [0.5], [2], "systematic"))
+    with pytest.raises(ValueError, match="candidate sets of equal size"):
+        one.join(Selection(0, 0, [1], [0.5], [2], "iid", np.arange(3), 0.1))
+
+
 def test_evaluations_and_checkpoints_happen_when_asked_and_at_both_ends():
     record = Memory()
     go(*parts(), Budget(steps=7), record, evaluate_every=3, checkpoint_every=2)

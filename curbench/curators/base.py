@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -92,6 +93,7 @@ class Curator(ABC):
         *,
         rollouts: Array | None = None,
         candidate: Array | None = None,
+        probe: Array | None = None,
     ) -> Selection:
         """The selection of this step, with ``group`` rollouts of each problem unless told; advances ``step``."""
         selection = Selection(
@@ -103,10 +105,33 @@ class Curator(ABC):
             design=design,
             candidate=candidate,
             candidate_propensity=1.0 if candidate is None else len(candidate) / len(self.bank),
+            probe=probe,
         )
         self._latest = selection
         self.step += 1
         return selection
+
+    def refill(self, selection: Selection, stats: GroupStats) -> Selection | None:
+        """Another round of this step, or None: asked after every round, with all that was rolled out so far.
+
+        Dynamic sampling draws until enough groups teach something; a method with probes draws its batch after them.
+        Ticket, step and the size of the candidate set must be those of ``selection`` (``refilled``).
+        """
+        return None
+
+    def refilled(
+        self, selection: Selection, problem: Array, propensity: Array, design: str, *, rollouts: Array | None = None
+    ) -> Selection:
+        """A further round of a selection, with ``group`` rollouts of each problem unless told."""
+        self._latest = replace(
+            selection,
+            problem=problem,
+            propensity=propensity,
+            rollouts=np.full(len(problem), self.group, np.int32) if rollouts is None else rollouts,
+            design=design,
+            probe=None,
+        )
+        return self._latest
 
     @abstractmethod
     def update(self, feedback: Feedback) -> None:

@@ -67,7 +67,12 @@ class BetaPosterior:
         if not 0.0 <= discount <= 1.0:
             raise ValueError(f"discount must be in [0, 1]; got {discount}")
         self.prior, self.discount = prior, discount
-        self.a, self.b = np.full(arms, float(prior[0])), np.full(arms, float(prior[1]))
+        self.a, self.b = np.empty(arms), np.empty(arms)
+        self.reset()
+
+    def reset(self) -> None:
+        """Goes back to the prior."""
+        self.a[:], self.b[:] = self.prior
 
     def update(self, arm: Array, success: Array, n: Array) -> None:
         """Adds success i64[B] of n i64[B] rollouts. An arm that appears twice fades once."""

@@ -51,6 +51,16 @@ class Prompt:
         """The prompts at those indices."""
         return Prompt(self.id[index], self.mask[index])
 
+    def join(self, other: Prompt) -> Prompt:
+        """These prompts and then others, the shorter ones padded on the left."""
+        width = max(self.id.shape[1], other.id.shape[1])
+        return Prompt(
+            *(
+                torch.cat([torch.nn.functional.pad(a, (width - a.shape[1], 0)) for a in pair])
+                for pair in ((self.id, other.id), (self.mask, other.mask))
+            )
+        )
+
 
 def load_policy(
     path: str | Path | None,

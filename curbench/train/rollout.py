@@ -9,6 +9,7 @@ evaluations sharp.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -36,6 +37,18 @@ class TokenRollouts(Rollouts):
     completion: Tensor
     logprob: Array
     entropy: Array
+
+    def join(self, other: Rollouts, **rest: Any) -> Rollouts:
+        assert isinstance(other, TokenRollouts)
+        width = max(self.completion.shape[1], other.completion.shape[1])
+        completion = [torch.nn.functional.pad(a, (0, width - a.shape[1])) for a in (self.completion, other.completion)]
+        return super().join(
+            other,
+            prompt=self.prompt.join(other.prompt),
+            group=torch.cat([self.group, other.group + len(self.selection)]),
+            completion=torch.cat(completion),
+            **rest,
+        )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ QUICK = {
     "mopps": {"pool": 4},
     "plr": {"candidates": 30, "beta": 1.0},
     "cyclical": {"candidates": 30, "every": 1},
+    "cures": {"shards": 3, "iteration": 5},
+    "sfl": {"refresh": 5, "sample": 3, "keep": 2},
 }
 """Settings under which a few steps show all of a method: fewer candidates than problems, no long warm-up."""
 

@@ -22,7 +22,7 @@ from curbench.sim.learner import LEARNERS, LearnerActor, make_learner, teaching
 from curbench.sim.simulate_learner import describe, simulate_learner
 from curbench.types import Guidance, Selection, Target
 
-KINDS = ("uniform", "osmd", "sec", "osmd_candidates", "actor_curator", "ucb1")
+KINDS = ("uniform", "osmd", "sec", "osmd_candidates", "actor_curator", "ucb1", "dapo", "sfl")
 QUICK = {"actor_curator": {"dormant": 1, "warmup": 1, "candidates": 64}, "osmd_candidates": {"candidates": 64}}
 
 

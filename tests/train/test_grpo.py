@@ -77,6 +77,26 @@ def test_an_update_raises_the_likelihood_of_what_had_a_positive_advantage(llama_
     assert np.corrcoef(change, ADVANTAGE)[0, 1] > 0.5
 
 
+def test_rounds_of_a_step_join_to_the_rollouts_of_one(llama_folder):
+    actor = make_actor(llama_folder)
+    chosen = selection((5, 600), 2), selection((7, 3000, 9), 3)
+    first, second = (actor.rollout(one) for one in chosen)
+    whole = first.join(second)
+    assert whole.offset.tolist() == [0, 2, 4, 7, 10, 13]
+    assert whole.selection.problem.tolist() == [5, 600, 7, 3000, 9]
+    np.testing.assert_array_equal(whole.length, np.concatenate([first.length, second.length]))
+    reward = actor.reward(first).join(actor.reward(second))
+    np.testing.assert_array_equal(actor.reward(whole).reward, reward.reward)
+    actor.policy_step += 1  # the same weights, asked again
+    again = actor._new_logprob(whole, 1)
+    for one, at in ((first, slice(0, 4)), (second, slice(4, 13))):
+        width = one.logprob.shape[1]
+        np.testing.assert_allclose(again[at, :width], one.logprob, atol=1e-5)
+        np.testing.assert_array_equal(whole.logprob[at, :width], one.logprob)
+        np.testing.assert_array_equal(whole.entropy[at, :width], one.entropy)
+        assert not whole.logprob[at, width:].any()
+
+
 def test_new_log_probabilities_have_the_shape_of_the_rollouts(llama_folder):
     actor = make_actor(llama_folder)
     rollouts = actor.rollout(selection())

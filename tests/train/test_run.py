@@ -129,7 +129,7 @@ def test_an_existing_run_is_refused_before_anything_starts(tmp_path):
     assert not run_directory(tmp_path, spec()).exists()
 
 
-@pytest.mark.parametrize("curator", ["uniform", "uniform+nondegenerate", "sec", "osmd"])
+@pytest.mark.parametrize("curator", ["uniform", "uniform+nondegenerate", "sec", "osmd", "dapo", "cures"])
 def test_every_curator_trains(tmp_path, curator):
     one = spec(curator=curator, curator_set={}, budget_steps=2)
     row = train(one, tmp_path)
