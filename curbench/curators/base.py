@@ -181,6 +181,6 @@ class Curator(ABC):
         """
         if self._latest is None:
             return {}
-        entropy = self._latest.entropy
+        entropy = min(self._latest.entropy, float(np.log(len(self.bank))))  # an estimate can go beyond
         support = float(np.exp(entropy))
         return {"entropy": entropy, "effective_support": support, "effective_share": support / len(self.bank)}

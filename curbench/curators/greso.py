@@ -121,4 +121,5 @@ class Greso(Curator):
         self.p, self.streak = state["p"].copy(), state["streak"].copy()
 
     def metrics(self) -> dict[str, float]:
-        return super().metrics() | {"p_easy": self.p[0], "p_hard": self.p[1], "rounds": float(self._round)}
+        easy, hard = self.p.tolist()
+        return super().metrics() | {"p_easy": easy, "p_hard": hard, "rounds": float(self._round)}
