@@ -85,7 +85,7 @@ struct ScoreBank {
   const float* weight;     // [F], or [H] of an MLP head; null when fixed is not
   const int32_t* fixed;    // [F], the weights of an int8 bank with a linear head, in multiples of unit
   double unit;
-  const float* layer;       // [H, F], first layer of an MLP head
+  const float* layer;       // [F, H], first layer of an MLP head; multiples of bfloat16 when the bank is
   const float* layer_bias;  // [H]
   double bias;
   const float* row_scale;   // [N] or null: what the features of an int8 row are multiples of

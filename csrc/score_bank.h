@@ -17,6 +17,7 @@
 // of exp(s - largest); what follows reads the scores at most.
 #pragma once
 
+#include "activation.h"
 #include "blocks.h"
 #include "exponential.h"
 #include "kernels.h"
@@ -72,8 +73,33 @@ CURBENCH_HD double fixed_dot(const ScoreBank& a, int64_t problem, int64_t sum) {
   return a.row_scale == nullptr ? dot : dot * static_cast<double>(a.row_scale[problem]);
 }
 
-// The product of one row with a linear head. Every way to compute it has these bits: float32 and bfloat16 rows in
-// float, in the order of lane_dot and lane_dot_pairs; int8 rows in whole numbers.
+// Entry f of a row, as a number.
+CURBENCH_HD float entry(const ScoreBank& a, int64_t problem, int64_t f) {
+  const int64_t at = problem * a.stride + f;
+  if (a.dtype == Dtype::kFloat32) return static_cast<const float*>(a.feature)[at];
+  if (a.dtype == Dtype::kBfloat16) return widen(static_cast<const uint16_t*>(a.feature)[at]);
+  const float value = static_cast<const int8_t*>(a.feature)[at];
+  return a.row_scale == nullptr ? value : value * a.row_scale[problem];
+}
+
+CURBENCH_HD float activate(Activation activation, float x) {
+  return activation == Activation::kGelu ? gelu(x) : gelu_tanh(x);
+}
+
+// The output of an MLP head for one row: hidden units one by one, each adding its products in order to its bias.
+CURBENCH_HD double mlp_dot(const ScoreBank& a, int64_t problem) {
+  const ScoreBank& bank = a;
+  const auto unit = [=](int64_t j) {
+    float sum = bank.layer_bias[j];
+    for (int64_t f = 0; f < bank.features; ++f)
+      sum = __builtin_fmaf(entry(bank, problem, f), bank.layer[f * bank.hidden + j], sum);
+    return activate(bank.activation, sum);
+  };
+  const float* weight = a.weight;
+  return lane_dot(a.hidden, unit, [=](int64_t j) { return weight[j]; });
+}
+
+// The product of one row with a linear head.
 CURBENCH_HD double linear_dot(const ScoreBank& a, int64_t problem) {
   const float* weight = a.weight;
   if (a.dtype == Dtype::kFloat32) {
@@ -91,13 +117,20 @@ CURBENCH_HD double linear_dot(const ScoreBank& a, int64_t problem) {
   return fixed_dot(a, problem, sum);
 }
 
+// Every way to compute the head's output has these bits: rows of float32 and bfloat16 times a linear head in float, in
+// the order of lane_dot and lane_dot_pairs; rows of int8 times a linear head in whole numbers; hidden units of an MLP
+// head in float. The one exception are bfloat16 rows and an MLP head where the processor multiplies pairs of bfloat16.
+CURBENCH_HD double head_dot(const ScoreBank& a, int64_t problem) {
+  return a.hidden > 0 ? mlp_dot(a, problem) : linear_dot(a, problem);
+}
+
 struct ScoreRow {
   ScoreBank a;
 
   CURBENCH_HD void operator()(int64_t i) const {
     const int64_t problem = problem_of(a, i);
     if (problem < 0) return;
-    const float score = score_of(a, problem, linear_dot(a, problem));
+    const float score = score_of(a, problem, head_dot(a, problem));
     if (!leader()) return;
     if (!finite(score)) report(a.fault + 1, i);
     a.score[i] = score;

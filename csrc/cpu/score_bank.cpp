@@ -14,20 +14,37 @@ namespace {
 constexpr int kAhead = 8;     // rows from one being read to one being fetched
 constexpr int kLowBits = 15;  // an int8 head is high * 2^15 + low
 
-// A linear head as the loops want it, padded with zeros to whole rounds.
+constexpr int kTileRows = 6;
+constexpr int kGroup = 8 * kTileRows;  // rows that an MLP head takes at a time
+
+// A head as the loops want it, padded with zeros to whole rounds or panels.
 struct Head {
+  Dtype dtype;
   int64_t features;
-  const float* weight;  // of all entries, or of the first of each pair
+  const float* weight;  // of all entries; of the first of each pair; of the hidden units
   const float* second;  // of the second of each pair
-  const int16_t* high;
+  const int16_t* high;  // of an int8 bank
   const int16_t* low;
+  int64_t hidden;           // padded
+  Activation activation;
+  const float* layer_bias;
+  const float* panel;       // [hidden / panel][features][panel]
+  const uint32_t* pairs;    // the same for pairs of features, as bfloat16; null where nothing multiplies them
+};
+
+struct Rows {
+  const void* const* row;  // [n + kAhead]: those after the first n may be fetched
+  const float* scale;      // [n], of int8 rows
+  int64_t n;
+  float* scratch;  // [kGroup * features] for an MLP head
 };
 
 struct Loops {
-  // Products of n rows with the head, by Dtype. row[n .. n + kAhead) may be fetched.
-  void (*dots[3])(const Head& head, const void* const* row, int64_t n, double* out);
+  void (*linear[3])(const Head& head, const Rows& rows, double* out);  // by Dtype
+  void (*mlp)(const Head& head, const Rows& rows, double* out);
   // Scores of n rows from their products. Returns how many are not finite.
   int64_t (*finish)(const double* dot, const double* prior, double bias, double temperature, int64_t n, float* score);
+  int64_t panel;  // hidden units side by side
 };
 
 }  // namespace
@@ -42,35 +59,74 @@ namespace {
 #ifdef CURBENCH_X86
 const Loops& loops() { return isa() == Isa::kAvx512 ? avx512::loops : avx2::loops; }
 
+bool multiplies_pairs() {
+  return isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
+}
+
 class PaddedHead {
  public:
-  explicit PaddedHead(const ScoreBank& a) {
-    constexpr int64_t kPad = 2 * kLanes;
-    const int64_t padded = ceil_div(a.features, kPad) * kPad;
-    head_ = {a.features, nullptr, nullptr, nullptr, nullptr};
-    if (a.dtype == Dtype::kInt8) {
-      fixed_.resize(2 * padded);
-      for (int64_t f = 0; f < a.features; ++f) {
-        const int32_t high = (a.fixed[f] + (1 << (kLowBits - 1))) >> kLowBits;
-        fixed_[f] = static_cast<int16_t>(high);
-        fixed_[padded + f] = static_cast<int16_t>(a.fixed[f] - (high << kLowBits));
-      }
-      head_.high = fixed_.data();
-      head_.low = fixed_.data() + padded;
-    } else {
-      weight_.resize(padded);
-      const int64_t pairs = a.dtype == Dtype::kBfloat16 ? 2 : 1;
-      for (int64_t f = 0; f < a.features; ++f) weight_[f % pairs * (padded / 2) + f / pairs] = a.weight[f];
-      head_.weight = weight_.data();
-      head_.second = weight_.data() + padded / 2;
-    }
+  explicit PaddedHead(const ScoreBank& a) : head_{} {
+    head_.dtype = a.dtype;
+    head_.features = a.features;
+    if (a.hidden > 0)
+      pack_mlp(a);
+    else if (a.dtype == Dtype::kInt8)
+      pack_fixed(a);
+    else
+      pack_linear(a);
   }
 
   const Head& get() const { return head_; }
 
  private:
+  void pack_linear(const ScoreBank& a) {
+    const int64_t padded = ceil_div(a.features, 2 * kLanes) * 2 * kLanes;
+    const int64_t pairs = a.dtype == Dtype::kBfloat16 ? 2 : 1;
+    weight_.resize(padded);
+    for (int64_t f = 0; f < a.features; ++f) weight_[f % pairs * (padded / 2) + f / pairs] = a.weight[f];
+    head_.weight = weight_.data();
+    head_.second = weight_.data() + padded / 2;
+  }
+
+  void pack_fixed(const ScoreBank& a) {
+    const int64_t padded = ceil_div(a.features, 2 * kLanes) * 2 * kLanes;
+    fixed_.resize(2 * padded);
+    for (int64_t f = 0; f < a.features; ++f) {
+      const int32_t high = (a.fixed[f] + (1 << (kLowBits - 1))) >> kLowBits;
+      fixed_[f] = static_cast<int16_t>(high);
+      fixed_[padded + f] = static_cast<int16_t>(a.fixed[f] - high * (1 << kLowBits));
+    }
+    head_.high = fixed_.data();
+    head_.low = fixed_.data() + padded;
+  }
+
+  void pack_mlp(const ScoreBank& a) {
+    const int64_t panel = loops().panel, hidden = ceil_div(a.hidden, panel) * panel, features = a.features;
+    const bool pairs = a.dtype == Dtype::kBfloat16 && multiplies_pairs();
+    weight_.resize(2 * hidden + (pairs ? 0 : hidden * features));
+    std::copy_n(a.weight, a.hidden, weight_.begin());
+    std::copy_n(a.layer_bias, a.hidden, weight_.begin() + hidden);
+    if (pairs) pair_.resize(hidden * ceil_div(features, 2));
+    for (int64_t f = 0; f < features; ++f)
+      for (int64_t j = 0; j < a.hidden; ++j) {
+        const float entry = a.layer[f * a.hidden + j];
+        const int64_t first = j / panel * panel, own = j - first;
+        if (pairs)
+          pair_[first * ceil_div(features, 2) + f / 2 * panel + own] |= bits_of(entry) >> 16 << (f % 2 * 16);
+        else
+          weight_[2 * hidden + first * features + f * panel + own] = entry;
+      }
+    head_.weight = weight_.data();
+    head_.hidden = hidden;
+    head_.activation = a.activation;
+    head_.layer_bias = weight_.data() + hidden;
+    head_.panel = weight_.data() + 2 * hidden;
+    head_.pairs = pairs ? pair_.data() : nullptr;
+  }
+
   std::vector<float> weight_;
   std::vector<int16_t> fixed_;
+  std::vector<uint32_t> pair_;
   Head head_;
 };
 
@@ -80,7 +136,11 @@ struct WideBack {
 
   void score(const Bank& bank, RaceLists* lists) const {
     const PaddedHead head(bank.a);
-    each_block(bank, lists, [&](int64_t t, int64_t n) { score_block(bank.a, head.get(), t * kBlock, n); });
+    const int64_t scratch = bank.a.hidden > 0 ? kGroup * bank.a.features : 0;
+    std::vector<float> widened(scratch * launch.threads);
+    each_block(bank, lists, [&](int64_t t, int64_t n) {
+      score_block(bank.a, head.get(), t * kBlock, n, widened.data() + scratch * omp_get_thread_num());
+    });
   }
 
   void sum(const Bank& bank, RaceLists* lists) const {
@@ -112,26 +172,33 @@ struct WideBack {
       for (const RaceLists& one : own) lists->add(one);
   }
 
-  static void score_block(const ScoreBank& a, const Head& head, int64_t first, int64_t n) {
+  static void score_block(const ScoreBank& a, const Head& head, int64_t first, int64_t n, float* scratch) {
     static const int64_t kSize[] = {4, 2, 1};
     const int64_t stride = a.stride * kSize[static_cast<int>(a.dtype)];
     const char* base = static_cast<const char*>(a.feature);
     const void* row[kBlock + kAhead];
+    float scale[kBlock];
     double prior[kBlock], dot[kBlock + 16];
     int64_t problem[kBlock];
     for (int64_t i = 0; i < n; ++i) {
       problem[i] = std::max<int64_t>(problem_of(a, first + i), 0);  // one that is reported may be any
       row[i] = base + problem[i] * stride;
       prior[i] = a.prior == nullptr ? 0.0 : static_cast<double>(a.prior[problem[i]]);
+      scale[i] = a.row_scale == nullptr ? 1.0f : a.row_scale[problem[i]];
     }
     for (int64_t i = n; i < n + kAhead; ++i) {
       const int64_t next = std::min(first + i, a.rows - 1), id = a.candidate == nullptr ? next : a.candidate[next];
       row[i] = 0 <= id && id < a.problems ? base + id * stride : base;
     }
 
-    loops().dots[static_cast<int>(a.dtype)](head, row, n, dot);
-    if (a.dtype == Dtype::kInt8)
-      for (int64_t i = 0; i < n; ++i) dot[i] = fixed_dot(a, problem[i], static_cast<int64_t>(dot[i]));
+    const Rows rows = {row, scale, n, scratch};
+    if (a.hidden > 0) {
+      loops().mlp(head, rows, dot);
+    } else {
+      loops().linear[static_cast<int>(a.dtype)](head, rows, dot);
+      if (a.dtype == Dtype::kInt8)
+        for (int64_t i = 0; i < n; ++i) dot[i] = fixed_dot(a, problem[i], static_cast<int64_t>(dot[i]));
+    }
     float* score = a.score + first;
     if (loops().finish(dot, prior, a.bias, a.temperature, n, score) == 0) return;
     for (int64_t i = 0; i < n; ++i)

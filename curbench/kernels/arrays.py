@@ -60,6 +60,12 @@ class Numpy:
             result = np.ascontiguousarray(array, dtype)
         return result if result.flags.aligned else result.copy()
 
+    def nearest_bfloat16(self, array: Any) -> Any:
+        """The entries, of float32, rounded to what bfloat16 holds; ties to even."""
+        bits = array.view(np.uint32)
+        rounded = ((bits + (0x7FFF + (bits >> 16 & 1))) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+        return np.where(np.isfinite(array), rounded, array)
+
     def empty(self, n: int, dtype: str) -> Any:
         return np.empty(n, dtype)
 
@@ -116,6 +122,9 @@ class Torch:
 
     def contiguous(self, array: Any, dtype: str) -> Any:
         return array.detach().to(getattr(self.torch, dtype)).contiguous()
+
+    def nearest_bfloat16(self, array: Any) -> Any:
+        return array.bfloat16().float()
 
     def empty(self, n: int, dtype: str) -> Any:
         if not self.on_cuda:
@@ -228,6 +237,15 @@ def vector(place: Place, name: str, value: Any, dtype: str, length: int | None =
     require(length is None or len(array) == length, f"{name} must have {length} entries; got {len(array)}")
     if got == "bool":  # already bytes of 0 and 1
         dtype = got
+    return place.contiguous(array, dtype)
+
+
+def small_matrix(place: Place, name: str, value: Any, dtype: str, columns: int) -> Any:
+    """``value`` as a matrix of ``dtype`` with so many columns, by copy where it is not one."""
+    array = owned(place, name, value, 2)
+    got = place.dtype(array)
+    require(got in WIDENS[dtype], f"{name} must have one of the dtypes {', '.join(WIDENS[dtype])}; got {got}")
+    require(array.shape[1] == columns, f"{name} must have {columns} columns; got {array.shape[1]}")
     return place.contiguous(array, dtype)
 
 

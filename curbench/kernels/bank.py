@@ -1,16 +1,27 @@
 """Scoring a problem bank with a small head, and drawing problems from the softmax of the scores."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from curbench.kernels import reference
-from curbench.kernels.arrays import Place, matrix, no_fault, place_of, runs_reference, through_numpy, vector
+from curbench.kernels.arrays import (
+    Place,
+    matrix,
+    no_fault,
+    place_of,
+    runs_reference,
+    small_matrix,
+    through_numpy,
+    vector,
+)
 from curbench.kernels.contract import (
+    ACTIVATIONS,
     BANK_DTYPES,
     DESIGNS,
     BankDraw,
     bank_fault,
     bank_options,
+    choice,
     random_options,
     require,
     unreachable,
@@ -24,6 +35,9 @@ def score_bank(
     *,
     count: int,
     bias: float = 0.0,
+    layer: Any = None,
+    layer_bias: Any = None,
+    activation: str = "gelu",
     feature_scale: Any = None,
     row_scale: Any = None,
     temperature: float = 1.0,
@@ -39,13 +53,18 @@ def score_bank(
 ) -> BankDraw:
     """``count`` problems drawn from q = (1 - floor) p + floor / M, p = softmax(score), with their exact propensities.
 
-    score = (feature @ weight + bias) / temperature + prior, rounded once to float32. Products are summed in float32
-    for float32 and bfloat16 banks, in whole numbers for int8 banks. Everything after the scores is float64 over blocks
-    of 1024: banks of more than 2^24 problems are drawn exactly. The bank is read once, front to back, so a
-    memory-mapped one may be larger than memory.
+    score = (h @ weight + bias) / temperature + prior, rounded once to float32, with h the features, or
+    activation(feature @ layer.T + layer_bias). Products are summed in float32; those of an int8 bank with a linear head
+    in whole numbers. Everything after the scores is float64 over blocks of 1024: banks of more than 2^24 problems are
+    drawn exactly. The bank is read once, front to back, so a memory-mapped one may be larger than memory.
 
     feature        f32, bf16 or i8 [N, F]; rows may be apart, but each must be contiguous
-    weight         f32[F]; float64 is rounded. For an int8 bank f64[F], used to 29 bits of the largest entry
+    weight         f32[F], or f32[H] with a layer; float64 is rounded, but for an int8 bank without a layer: there the
+                   entries are used to 29 bits of the largest
+    layer          f32[H, F], first layer of an MLP head, as in torch.nn.Linear; None for a linear head. For a bfloat16
+                   bank it is rounded to bfloat16, and processors that multiply pairs of those round in their own way
+    layer_bias     f32[H]; None for 0
+    activation     "gelu", x Phi(x), or "gelu_tanh", its approximation by tanh
     feature_scale  f32[F], what the features of an int8 bank are multiples of; None for 1
     row_scale      f32[N], what the rows of an int8 bank are multiples of; None for 1
     prior          f32[N], added to the score of a problem; None for 0
@@ -76,23 +95,26 @@ def score_bank(
     feature, stride = matrix(place, "feature", feature, BANK_DTYPES)
     problems, features = feature.shape
     dtype = BANK_DTYPES.index(place.dtype(feature))
-    whole = BANK_DTYPES[dtype] == "int8"
-    require(whole or feature_scale is row_scale is None, "feature_scale and row_scale are for banks of int8")
-    weight = vector(place, "weight", weight, "float64" if whole else "float32", features)
-    if feature_scale is not None:
-        weight = weight * vector(place, "feature_scale", feature_scale, "float64", features)
+    name = BANK_DTYPES[dtype]
+    require(name == "int8" or feature_scale is row_scale is None, "feature_scale and row_scale are for banks of int8")
+    scale = None if feature_scale is None else vector(place, "feature_scale", feature_scale, "float64", features)
+    head = head_of(place, name, features, weight, scale, layer, layer_bias, activation)
     row_scale = None if row_scale is None else vector(place, "row_scale", row_scale, "float32", problems)
     prior = None if prior is None else vector(place, "prior", prior, "float32", problems)
     candidate = None if candidate is None else vector(place, "candidate", candidate, "int64")
     rows = problems if candidate is None or problems == 0 else len(candidate)
     bank_options(rows, count, bias, temperature, design, floor, nucleus)
     if on_reference:
-        options = {"count": count, "bias": bias, "row_scale": row_scale, "temperature": temperature, "prior": prior}
+        options = {"layer": head.layer, "layer_bias": head.layer_bias, "activation": activation}
+        options |= {"count": count, "bias": bias, "row_scale": row_scale, "temperature": temperature, "prior": prior}
         options |= {"candidate": candidate, "design": design, "floor": floor, "nucleus": nucleus}
         options |= {"seed": seed, "step": step}
-        return through_numpy(place, reference.score_bank, feature, weight, **options)
+        return through_numpy(place, reference.score_bank, feature, head.weight, **options)
 
-    fixed, unit = fixed_point(place, weight) if whole else (None, 0.0)
+    hidden = 0 if head.layer is None else len(head.layer)
+    linear = hidden == 0
+    fixed, unit = fixed_point(place, head.weight) if name == "int8" and linear else (None, 0.0)
+    layer = None if linear else place.contiguous(head.layer.T, "float32")
     score = place.empty(rows, "float32")
     kept = place.empty(rows, "float32") if nucleus < 1.0 else None
     problem = place.empty(count, "int64")
@@ -103,8 +125,8 @@ def score_bank(
     at = place.address
     with place.guard():
         log_normaliser, mass, log_time, reachable = load().score_bank(
-            *(at(feature), dtype, stride, problems, features, 0, 0),
-            *(None if whole else at(weight), at(fixed), unit, None, None),
+            *(at(feature), dtype, stride, problems, features, hidden, 0 if linear else ACTIVATIONS.index(activation)),
+            *(at(head.weight) if fixed is None else None, at(fixed), unit, at(layer), at(head.layer_bias)),
             *(bias, at(row_scale), temperature, at(prior), at(candidate), rows),
             *(count, DESIGNS.index(design), floor, nucleus, seed, step, at(score), at(kept)),
             *(at(problem), at(propensity), at(probability), at(workspace)),
@@ -114,6 +136,33 @@ def score_bank(
     if reachable >= 0:
         raise unreachable(count, reachable, design)
     return BankDraw(problem, propensity, probability, score, log_normaliser, mass, log_time)
+
+
+class Head(NamedTuple):
+    weight: Any  # f32[F] or [H]; f64[F] for an int8 bank and a linear head
+    layer: Any  # f32[H, F] or None
+    layer_bias: Any  # f32[H] or None
+
+
+def head_of(
+    place: Place, dtype: str, features: int, weight: Any, scale: Any, layer: Any, layer_bias: Any, activation: str
+) -> Head:
+    """The head in the numbers it is used with; ``scale`` f64[F] is multiplied into it."""
+    if layer is None:
+        require(layer_bias is None, "layer_bias is for a head with a layer")
+        weight = vector(place, "weight", weight, "float64" if dtype == "int8" else "float32", features)
+        return Head(weight if scale is None else weight * scale, None, None)
+    choice("activation", activation, ACTIVATIONS[1:])
+    layer = small_matrix(place, "layer", layer, "float64" if dtype == "int8" else "float32", features)
+    hidden = len(layer)
+    require(hidden >= 1, "a layer needs at least one hidden unit")
+    if dtype == "int8":
+        layer = place.contiguous(layer if scale is None else layer * scale, "float32")
+    if dtype == "bfloat16":
+        layer = place.nearest_bfloat16(layer)
+    weight = vector(place, "weight", weight, "float32", hidden)
+    absent = place.full(hidden, 0.0, "float32") if layer_bias is None else layer_bias
+    return Head(weight, layer, vector(place, "layer_bias", absent, "float32", hidden))
 
 
 def fixed_point(place: Place, weight: Any) -> tuple[Any, float]:

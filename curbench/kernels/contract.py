@@ -8,6 +8,7 @@ EPS_MODES = ("add", "floor_variance", "unless_zero")
 RATIOS = ("sequence_mean", "sequence", "token_mean")
 DESIGNS = ("iid", "systematic", "race")
 BANK_DTYPES = ("float32", "bfloat16", "int8")
+ACTIVATIONS = ("none", "gelu", "gelu_tanh")
 
 # Systematic draws take a candidate for certain above this probability; see csrc/score_bank.h.
 CERTAIN = 1.0 - 2.0**-30

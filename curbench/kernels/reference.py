@@ -262,16 +262,30 @@ def log_sum_exp(score: Any) -> float:
     return float(score.max() + np.log(np.exp(score - score.max()).sum()))
 
 
-def bank_score(
-    feature: Any, weight: Any, *, bias: float, row_scale: Any, temperature: float, prior: Any, row: Any
-) -> Any:
+def activate(activation: str, x: Any) -> Any:
+    """GELU f64, exact or its approximation by tanh.
+
+    >>> activate("gelu", np.array([1.0])).round(6), activate("gelu_tanh", np.array([1.0])).round(6)
+    (array([0.841345]), array([0.841192]))
+    """
+    if activation == "gelu_tanh":
+        return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    from scipy.special import ndtr  # here, because only an MLP head needs it
+
+    return x * ndtr(x)
+
+
+def bank_score(feature: Any, weight: Any, row: Any, *, layer: Any, layer_bias: Any, activation: str, bias: float,
+               row_scale: Any, temperature: float, prior: Any) -> Any:  # fmt: skip
     """f32[M], the scores of the rows i64[M]."""
-    dot = np.asarray(feature)[row].astype(np.float64) @ np.asarray(weight, np.float64)
+    value = np.asarray(feature)[row].astype(np.float64)
     if row_scale is not None:
-        dot = dot * np.asarray(row_scale, np.float64)[row]
+        value = value * np.asarray(row_scale, np.float64)[row][:, None]
+    if layer is not None:
+        value = activate(activation, value @ np.asarray(layer, np.float64).T + np.asarray(layer_bias, np.float64))
     with np.errstate(over="ignore", invalid="ignore"):  # for the caller to report, by problem
-        score = (dot + bias) / temperature + (0.0 if prior is None else np.asarray(prior, np.float64)[row])
-        return score.astype(np.float32)
+        score = (value @ np.asarray(weight, np.float64) + bias) / temperature
+        return (score + (0.0 if prior is None else np.asarray(prior, np.float64)[row])).astype(np.float32)
 
 
 def score_bank(
@@ -280,6 +294,9 @@ def score_bank(
     *,
     count: int,
     bias: float = 0.0,
+    layer: Any = None,
+    layer_bias: Any = None,
+    activation: str = "gelu",
     row_scale: Any = None,
     temperature: float = 1.0,
     prior: Any = None,
@@ -290,15 +307,15 @@ def score_bank(
     seed: int,
     step: int = 0,
 ) -> BankDraw:
-    """See ``curbench.kernels.score_bank``; feature_scale is in the weight."""
+    """See ``curbench.kernels.score_bank``; feature_scale is in the head."""
     from curbench import philox  # as in uniforms
 
     contract.random_options(seed, step)
     row = np.arange(len(feature)) if candidate is None else np.asarray(candidate)
     contract.bank_options(len(row), count, bias, temperature, design, floor, nucleus)
     contract.bank_fault([first((row < 0) | (row >= len(feature))), NO_FAULT], candidate, len(feature))
-    head = {"bias": bias, "row_scale": row_scale, "temperature": temperature, "prior": prior}
-    score = bank_score(feature, weight, row=row, **head)
+    head = {"layer": layer, "layer_bias": layer_bias, "activation": activation, "bias": bias, "row_scale": row_scale}
+    score = bank_score(feature, weight, row, **head, temperature=temperature, prior=prior)
     contract.bank_fault([NO_FAULT, first(~np.isfinite(score))], candidate, len(feature))
 
     s = score.astype(np.float64)

@@ -124,20 +124,62 @@ def test_scores_are_within_their_rounding(dtype, features):
     assert (np.abs(ours - expected) <= error / 0.7 + 2.0**-24 * np.abs(expected) + 1e-12).all()
 
 
+def mlp(features, hidden, rng):
+    """Arguments of an MLP head."""
+    layer = rng.standard_normal((hidden, features)) / np.sqrt(features)
+    return {"layer": layer, "layer_bias": rng.standard_normal(hidden), "weight": rng.standard_normal(hidden)}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("features", [1, 30, 64, 70, 129, 4500])
-def test_every_instruction_set_and_thread_count_gives_the_same_bits(instructions, dtype, features):
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+@pytest.mark.parametrize(("features", "hidden"), [(1, 1), (37, 5), (64, 64), (385, 100)])
+def test_scores_of_an_mlp_head_are_within_their_rounding(dtype, activation, features, hidden):
+    rng = np.random.default_rng(features)
+    feature, head = bank_of(dtype, 1100, features, rng), mlp(features, hidden, rng)
+    exact = widened(feature)
+    layer = head["layer"].astype(np.float32)
+    arguments = {"bias": 0.5, "activation": activation, "count": 1, "seed": 0}
+    if dtype == "int8":
+        column, row = (rng.random(n).astype(np.float32) / 8 for n in (features, len(exact)))
+        arguments |= {"feature_scale": column, "row_scale": row}
+        exact = exact * column * row[:, None]
+    if dtype == "bfloat16":
+        layer = torch.from_numpy(layer).bfloat16().float().numpy()
+    head = {name: like(feature, value) for name, value in head.items()}
+    ours = np.asarray(score_bank(feature, **head, **arguments).score, np.float64)
+    bias, weight = np.asarray(head["layer_bias"]), np.asarray(head["weight"])
+    inner = exact @ layer.T.astype(np.float64) + bias
+    unit = reference.activate(activation, inner)
+    # A hidden unit adds its products one by one, after up to three roundings of their factors. GELU and its
+    # approximation are steep by less than 1.13, and within 3e-7 or 16 units of rounding of their argument.
+    inner_error = (features + 4) * 2.0**-24 * (np.abs(exact) @ np.abs(layer.T) + np.abs(bias))
+    unit_error = 1.13 * inner_error + 3e-7 + 2.0**-20 * np.abs(inner)
+    error = unit_error @ np.abs(weight) + (hidden / 32 + 8) * 2.0**-24 * (np.abs(unit) @ np.abs(weight))
+    expected = unit @ weight + 0.5
+    assert (np.abs(ours - expected) <= error + 2.0**-23 * np.abs(expected)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(("features", "hidden"), [(1, 0), (30, 0), (64, 0), (129, 0), (4500, 0), (33, 7), (64, 80)])
+def test_every_instruction_set_and_thread_count_gives_the_same_bits(instructions, dtype, features, hidden):
     rng = np.random.default_rng(features)
     feature = bank_of(dtype, 2100 if features < 200 else 90, features, rng)
     candidate = rng.permutation(len(feature))[:80]
-    weight = like(feature, rng.standard_normal(features) / (50 if dtype == "int8" else 1))
+    head = mlp(features, hidden, rng) if hidden else {"weight": rng.standard_normal(features)}
+    if dtype == "int8":
+        head["feature_scale"] = np.full(features, 0.02)
+    head = {name: like(feature, value) for name, value in head.items()}
     for change in ({}, {"candidate": like(feature, candidate)}, {"nucleus": 0.7}):
-        arguments = {"count": 20, "design": "race", "floor": 0.1, "seed": 3, **change}
+        arguments = {**head, "count": 20, "design": "race", "floor": 0.1, "seed": 3, **change}
         instructions("portable")
-        expected = score_bank(feature, weight, **arguments)
+        expected = score_bank(feature, **arguments)
         for name in filter(instructions, ("portable", "avx2", "avx512")):
             for threads in (1, 3):
-                result = score_bank(feature, weight, threads=threads, **arguments)
+                result = score_bank(feature, threads=threads, **arguments)
+                if dtype == "bfloat16" and hidden and name == "avx512":  # which may multiply pairs of bfloat16
+                    np.testing.assert_allclose(result.score, expected.score, rtol=1e-5, atol=1e-5)
+                    if threads == 1:
+                        expected = result
                 for a, b in zip(result, expected, strict=True):
                     np.testing.assert_array_equal(a, b, err_msg=name)
 
@@ -364,6 +406,12 @@ def test_tensors_give_tensors_with_the_same_numbers():
         ({"prior": np.full(4, np.inf, np.float32)}, "score must be finite; that of problem 0"),
         ({"prior": np.zeros(3, np.float32)}, "prior must have 4 entries; got 3"),
         ({"row_scale": np.ones(4)}, "feature_scale and row_scale are for banks of int8"),
+        ({"layer": np.ones((3, 1))}, "weight must have 3 entries; got 1"),
+        ({"layer": np.ones((1, 2))}, "layer must have 1 columns; got 2"),
+        ({"layer": np.ones((0, 1)), "weight": []}, "a layer needs at least one hidden unit"),
+        ({"layer": np.ones((1, 1)), "activation": "relu"}, "activation must be one of gelu, gelu_tanh; got 'relu'"),
+        ({"layer_bias": [0.0]}, "layer_bias is for a head with a layer"),
+        ({"layer": [[np.nan]]}, "score must be finite; that of problem 0"),
     ],
 )
 def test_errors_name_the_rule_and_the_value(backend, change, message):
