@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from curbench.record import read_json, require_keys
 from curbench.sim.grid import read_unit
+from curbench.sim.learner_grid import read_learner_unit
 from curbench.types import Array
 
 
@@ -36,6 +38,7 @@ class Collection:
 
     simulation: list[dict[str, Any]] = field(default_factory=list)
     sweep: list[dict[str, Any]] = field(default_factory=list)
+    learner: list[dict[str, Any]] = field(default_factory=list)
     kernel: list[dict[str, Any]] = field(default_factory=list)
     training: list[TrainingRun] = field(default_factory=list)
     environment: list[dict[str, Any]] = field(default_factory=list)
@@ -52,12 +55,12 @@ def collect(paths: list[Path]) -> Collection:
     for root in paths:
         if not root.exists():
             raise ValueError(f"{root} does not exist; give folders that sim, sweep, bench or train wrote with --out")
-        units = [path for path in root.rglob("*.parquet") if path.parent.name == "sweep"]
+        units = [path for path in root.rglob("*.parquet") if path.parent.name in UNITS]
         for path in [root] if root.is_file() else sorted([*root.rglob("*.json"), *units]):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 _add(found, path)
-    if not (found.simulation or found.sweep or found.kernel or found.training):
+    if not (found.simulation or found.sweep or found.learner or found.kernel or found.training):
         names = ", ".join(str(path) for path in paths)
         if found.unfinished:
             count = len(found.unfinished)
@@ -68,9 +71,11 @@ def collect(paths: list[Path]) -> Collection:
 
 def _add(found: Collection, path: Path) -> None:
     if path.suffix == ".parquet":
-        unit = read_unit(path)
-        _check(path, unit, SWEEP)
-        found.sweep.append(unit)
+        kind = path.parent.name if path.parent.name in UNITS else "sweep"
+        read, keys = UNITS[kind]
+        unit = read(path)
+        _check(path, unit, keys)
+        (found.learner if kind == "learn" else found.sweep).append(unit)
         found.environment.append(unit["environment"])
         return
     content = read_json(path)
@@ -85,6 +90,7 @@ def _add(found: Collection, path: Path) -> None:
         else:
             found.unfinished.append(path.parent)
     elif {"row", "round", "curve"} <= content.keys():
+        require_keys(path, content, "bound_curve", "lower_curve")
         _check(path, content, SIMULATION)
         found.simulation.append(content)
         found.environment.append(content["environment"])
@@ -99,15 +105,29 @@ def _add(found: Collection, path: Path) -> None:
 ENVIRONMENT = "command commit versions python machine"
 SIMULATION = {
     "environment": ENVIRONMENT,
-    "row": "arms curator arms_count horizon batch seeds regret bound holds certificate hyper us_per_round driver",
+    "row": "arms curator arms_count horizon batch noise seeds regret bound holds certificate budget hyper "
+    "us_per_round driver",
     "row.hyper": "",
     "row.regret": "mean lo hi kind comparator",
-    "row.bound": "name value source vacuous",
+    "row.bound": "name value source status vacuous informative_from",
     "row.certificate": "min_slack holds",
 }
 SWEEP = SIMULATION | {"row": SIMULATION["row"] + " parameter delay instance_seed", "row.parameter": ""}
+LEARNER = {
+    "environment": ENVIRONMENT,
+    "row": "learner curator batch group delay estimator instance_seed parameter budget hyper chosen_signal seeds steps "
+    "tokens start competence area target reached tokens_to_target wasted regret",
+    **{f"row.{name}": "mean lo hi" for name in ("competence", "area", "wasted", "regret")},
+}
 KERNEL = "op shape dtype threads backend peer us peer_us ratio bytes fraction_of_ceiling"
 """What the page reads, by the dotted place of the object that holds it."""
+
+
+UNITS: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, str]]] = {
+    "sweep": (read_unit, SWEEP),
+    "learn": (read_learner_unit, LEARNER),
+}
+"""How the Parquet files of a folder are read, and what the page reads of them."""
 
 
 def _check(path: Path, content: dict[str, Any], keys: dict[str, str]) -> None:

@@ -72,21 +72,25 @@ class Standard:
         """f64[n], the bound after the first grid[i] rounds, with the step size and floor of the whole run."""
         return np.array([bound.value(self.setting(setting, int(t))) for t in self.grid])
 
-    def cover(self, curator: Curator) -> Coverage | None:
-        """The bound that covers this curator here, at the parameters that really run; the smallest of several.
+    def cover(self, curator: Curator, *, late: bool = False) -> tuple[Coverage | None, str]:
+        """(the bound that covers this curator here at the parameters that really run, why there is none).
 
-        None if there is no theorem or one of its conditions does not hold.
+        Of several bounds, the smallest. ``late``: whether feedback is late or lost.
         """
-        named = None if self.arms.rested else curator.bound(self.comparator)
+        if self.arms.rested:
+            return None, "the means depend on who is played"
+        named = curator.bound(self.comparator)
         if named is None:
-            return None
+            return None, "none known against this comparator"
+        if late:
+            return None, "feedback is late"
         name, used = named
         setting = Setting(arms=self.arms.count, batch=self.batch, horizon=self.arms.horizon, **used)
         gap, worst_gap = gaps(self.arms, self.comparator)
         setting = self.setting(setting._replace(gap=gap, worst_gap=worst_gap), self.arms.horizon)
         choice = [BOUNDS[name], *(bound for bound in BOUNDS.values() if bound.sharpens == name)]
         best = min(choice, key=lambda bound: bound.value(setting))
-        return Coverage(self, best, setting) if np.isfinite(best.value(setting)) else None
+        return (Coverage(self, best, setting), "") if np.isfinite(best.value(setting)) else (None, f"{name} needs more")
 
 
 LOWER = {"static": "lower_static", "switching": "lower_switching", "dynamic": "lower_variation"}

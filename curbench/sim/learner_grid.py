@@ -106,7 +106,8 @@ class LearnerUnit:
     def row(self, result: LearnerSimulation) -> dict[str, Any]:
         """The result as JSON scalars, with what was asked for."""
         own = {"unit": self.path.stem, "parameter": self.parameter, "instance_seed": self.instance_seed}
-        return result.row() | own
+        budget = {name: getattr(self, name) for name in ("steps", "rollouts", "tokens")}
+        return result.row() | own | {"chosen_signal": self.signal, "budget": budget}
 
     def run(self, out: Path, environment: dict[str, Any]) -> dict[str, Any]:
         """Simulates it on one thread, keeps it under ``out`` and returns its row."""

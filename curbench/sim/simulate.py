@@ -38,7 +38,7 @@ class Simulation:
     """Results of one curator on one test-bed.
 
     standard       the test-bed, and what regret on it is held against
-    coverage       the theorem that covers this algorithm here at the parameters that ran, or None
+    coverage       the theorem that covers this algorithm here at the parameters that ran, or None; uncovered: why not
     regret         over seeds, of ``kind`` "p_form" (the conditional mean; what bounds are tested on) or "sampled"
     holds          see ``Coverage.holds``; None when nothing is proved
     min_slack      smallest certificate slack over seeds and rounds, relative to its scale; None without a certificate
@@ -48,6 +48,7 @@ class Simulation:
 
     standard: Standard
     coverage: Coverage | None
+    uncovered: str
     curator: str
     hyper: dict[str, Any]
     resolved: dict[str, Any]
@@ -91,8 +92,8 @@ class Simulation:
 
     def row(self) -> dict[str, Any]:
         """The machine-readable result: JSON scalars only."""
-        bound: dict[str, Any] = dict.fromkeys(("value", "source", "vacuous", "informative_from"))
-        bound |= {"name": "none", "status": "none"}
+        bound: dict[str, Any] = dict.fromkeys(("value", "vacuous", "informative_from"))
+        bound |= {"name": "none", "status": "none", "source": self.uncovered}
         if self.coverage is not None:
             bound = {
                 "name": self.coverage.bound.name,
@@ -190,7 +191,7 @@ def simulate(
     example, pair = fresh(first_seed)
     grid = np.unique(np.geomspace(1, arms.horizon, GRID_POINTS).astype(np.int64))
     standard = Standard(arms, comparator or arms.comparator, batch, grid)
-    covered = None if late != NO_DELAY else standard.cover(example)
+    covered, why = standard.cover(example, late=late != NO_DELAY)
     compared = None if covered is None else covered.path(example)
     budgeted = range(0) if compared is None else range(first_seed, first_seed + BUDGET_SEEDS)
     compiled = is_compiled(example)
@@ -214,11 +215,12 @@ def simulate(
     spent = [one.spent for one in trajectory if one.spent is not None]
     capped = sum(one.capped for one in trajectory)
     if capped:  # a systematic draw whose cap bound is covered by no theorem
-        covered, compared = None, None
+        covered, compared, why = None, None, why or "a cap of the systematic draw binds"
     us = timing or (np.mean([one.us for one in trajectory]), np.mean([one.us_full for one in trajectory]))
     return Simulation(
         standard=standard,
         coverage=covered,
+        uncovered=why,
         curator=curator,
         hyper=hyper,
         resolved=example.resolved(),
@@ -256,7 +258,7 @@ def describe(row: dict[str, Any]) -> str:
         + f" ({regret['comparator']}, {regret['kind']}, {row['seeds']} seeds)",
     ]
     if bound["value"] is None:
-        parts.append("no theorem covers this")
+        parts.append(f"no theorem: {bound['source']}")
     else:
         vacuous = ", vacuous" if bound["vacuous"] else ""
         standing = verdict[row["holds"]] if bound["status"] == "proved" else "plotted only"

@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from curbench.provenance import environment
-from curbench.report import figures, write_report
+from curbench.report import sim_figures, write_report
 from curbench.report.collect import TrainingRun, collect
 from curbench.report.training import curator_share, learning_curve, results, stratum_share
 from curbench.sim.arms import make_arms
 from curbench.sim.simulate import keep, result_curves, simulate
 from tests.report.browser import chromium, inspect
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # a layout that does not fit
 
 SECONDS = {"select": 1.0, "rollout": 5.0, "reward": 1.0, "update": 2.0, "signal": 0.5, "curator_update": 0.5}
 
@@ -159,7 +161,7 @@ def test_the_page_shows_all_three_and_names_nothing_outside_itself(everything, t
     summary = write_report([everything], tmp_path / "page" / "report.html")
     assert (summary["simulations"], summary["kernel_rows"], summary["training_runs"]) == (1, 1, 3)
     page = (tmp_path / "page" / "report.html").read_text()
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "&lt;numpy&gt;" in page
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', re.sub(r'xmlns(:\w+)?="[^"]*"', "", page))
@@ -197,11 +199,11 @@ def test_what_comes_from_files_is_escaped(everything, tmp_path):
 
 def test_a_horizon_below_ten_is_drawn_from_left_to_right(monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "svg", lambda figure, title: drawn.append(figure.axes[0].get_xlim()))
+    monkeypatch.setattr(sim_figures, "svg", lambda figure, title: drawn.append(figure.axes[0].get_xlim()))
     for horizon in (1, 5, 10, 100):
         result = simulate(make_arms("stationary", horizon=horizon), "uniform", seeds=2)
         row = {"row": result.row()} | result_curves(result)
-        figures.regret_figure("stationary", [row])
+        sim_figures.regret_figure("stationary", [row])
     assert all(left < right for left, right in drawn)
     assert drawn[-1][0] == 10
 
@@ -220,8 +222,8 @@ def test_only_a_report_is_replaced(everything, tmp_path):
 def test_a_browser_draws_every_plot_without_a_console_message(everything, tmp_path):
     write_report([everything], tmp_path / "report.html")
     seen = inspect(tmp_path / "report.html")
-    assert seen.drawn == seen.pictures == 4
-    assert seen.tables == 4
+    assert seen.drawn == seen.pictures == 5
+    assert seen.tables == 5
     assert seen.console == []
 
 

@@ -13,7 +13,7 @@ from curbench.sim.simulate import simulate
 def cover(arms, name, *, comparator=None, batch=1, **hyper):
     design = {} if name in ("comb_ucb1", "osmd_mset") else {"design": "iid"}
     curator = curator_class(name)(arms.bank(), seed=1, batch=batch, horizon=arms.horizon, **design, **hyper)
-    return Standard(arms, comparator or arms.comparator, batch, np.array([10, arms.horizon])).cover(curator)
+    return Standard(arms, comparator or arms.comparator, batch, np.array([10, arms.horizon])).cover(curator)[0]
 
 
 LONG = make_arms("stationary", horizon=100_000, arms=2)
@@ -53,6 +53,17 @@ def test_a_condition_that_fails_leaves_no_theorem(bed, name, change):
     assert cover(make_arms(bed, horizon=1_000), name, **change) is None
 
 
+def test_without_a_theorem_the_reason_is_given():
+    def why(bed, name, **change):
+        return simulate(make_arms(bed, horizon=50), name, seeds=1, **change).row()["bound"]["source"]
+
+    assert why("rested_rotting", "osmd") == "the means depend on who is played"
+    assert why("stationary", "uniform", delay=1) == "none known against this comparator"
+    assert why("stationary", "osmd", delay=1) == "feedback is late"
+    assert why("switching", "osmd", hyper={"floor": 0.0}) == "tracking_clip needs more"
+    assert why("stationary", "osmd", batch=9, hyper={"design": "systematic", "eta": 9.0}).startswith("a cap")
+
+
 def test_one_arm_that_is_always_best_has_gaps_on_moving_means():
     arms = make_arms("stochastic_adversarial", horizon=1_000, arms=3)
     setting = cover(arms, "tsallis_inf", estimator="rv").setting
@@ -69,7 +80,9 @@ def test_ucb1_keeps_its_proved_bound_where_it_says_something():
 def test_a_bound_is_informative_from_where_it_stays_below_the_worst_arm():
     arms = make_arms("stationary", horizon=10_000, arms=2)
     grid = np.arange(100, 10_001, 100)
-    found = Standard(arms, "static", 1, grid).cover(curator_class("exp3")(arms.bank(), seed=1, batch=1, horizon=10_000))
+    found = Standard(arms, "static", 1, grid).cover(
+        curator_class("exp3")(arms.bank(), seed=1, batch=1, horizon=10_000)
+    )[0]
     first = found.informative_from
     assert 100 < first < 10_000
     below = found.curve < 0.1 * grid
@@ -92,7 +105,7 @@ def test_lower_bounds_belong_to_the_comparator_and_stay_below_the_upper_ones(bed
     standard = Standard(arms, comparator or arms.comparator, 1, grid)
     bound, curve = standard.lower
     assert bound.name == name
-    upper = standard.cover(curator_class("osmd")(arms.bank(), seed=1, batch=1, horizon=10_000, design="iid")).curve
+    upper = standard.cover(curator_class("osmd")(arms.bank(), seed=1, batch=1, horizon=10_000, design="iid"))[0].curve
     says = ~np.isnan(curve)
     assert says[-1]
     assert (curve[says] < upper[says]).all()
