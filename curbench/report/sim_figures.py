@@ -122,8 +122,8 @@ def _along(axis: str, panel: Panel, of: str, beside: Callable[..., None]) -> tup
     """
     colour = dict(zip(dict.fromkeys(name for line in panel.values() for name in line), colours(), strict=False))
     columns = min(len(panel), 4)
-    rows = -(-(len(colour) + 1) // max(columns, 2))
-    figure, axes = panels(len(panel), 4.2 if columns == 1 else 3.0, 2.6, legend_rows=rows)
+    lines = -(-(len(colour) + 1) // max(columns, 2))
+    figure, axes = panels(len(panel), 4.2 if columns == 1 else 3.0, 2.6, legend_rows=lines)
     for at, (title, line) in zip(axes.flat, panel.items(), strict=False):
         ticks = sorted({x for points in line.values() for x, _ in points})
         texts = isinstance(ticks[0], str)
