@@ -189,6 +189,17 @@ class Selection:
         part = {name: getattr(self, name)[slot] for name in ("problem", "propensity", "rollouts")}
         return replace(self, **part, probe=probe)
 
+    def with_probes(self, problem: Array, propensity: float, rollouts: int) -> Selection:
+        """The same selection with extra slots that are measured only. problem: i64[P], all of one propensity."""
+        old, new = len(self), len(problem)
+        return replace(
+            self,
+            problem=np.concatenate([self.problem, problem]),
+            propensity=np.concatenate([self.propensity, np.full(new, propensity)]),
+            rollouts=np.concatenate([self.rollouts, np.full(new, rollouts)]),
+            probe=np.arange(old + new) >= old,
+        )
+
     @property
     def entropy(self) -> float:
         """Entropy in nats of the distribution over problems that was drawn from, estimated from the slots.

@@ -49,6 +49,11 @@ CURATORS: dict[str, Listing] = {
         "curbench.curators.actor_curator:ActorCurator", "Gu et al. 2026, 2602.20532", ("paper", "released")
     ),
     "target_aligned": Listing("curbench.curators.target_aligned:TargetAligned", "our own: docs/methods.md"),
+    "pcl": Listing("curbench.curators.pcl:Pcl", "PCL 2025, 2510.01135"),
+    "gain_rl": Listing("curbench.curators.gain_rl:GainRl", "GAIN-RL 2025, 2506.02281", ("paper", "released")),
+    "d3s": Listing("curbench.curators.d3s:D3s", "D3S 2025, 2509.22115"),
+    "dots": Listing("curbench.curators.dots:Dots", "DOTS 2025, 2506.05316"),
+    "bmc": Listing("curbench.curators.bmc:Bmc", "BMC 2026, 2606.19750"),
     "sec": Listing("curbench.curators.sec:Sec", "Chen et al. 2025, 2505.14970", ("paper", "released")),
     "dump": Listing("curbench.curators.dump:Dump", "Wang et al. 2025, 2504.09710"),
     "procurl": Listing("curbench.curators.procurl:Procurl", "Tzannetos et al. 2023, 2304.12877"),

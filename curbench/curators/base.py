@@ -51,6 +51,9 @@ class Curator(ABC):
     stationary: ClassVar[bool] = True
     """Whether draws follow one law until the next update; schedules, which go by the clock, do not."""
 
+    conditional: ClassVar[bool] = False
+    """Whether a propensity is conditional on samples made at the draw, hence 1 for what was chosen by them."""
+
     oversamples: ClassVar[bool] = False
     """Whether a selection may have more slots than asked for, some of them to be rejected."""
 

@@ -195,20 +195,28 @@ class Head:
         return [whole] if self.chunk is None else list(whole.split(self.chunk))
 
     def state(self) -> dict[str, Any]:
-        moments = self.optimizer.state_dict()["state"]
-        return {
-            "weight": {name: _copy(value) for name, value in self.module.state_dict().items()},
-            "optimizer": {str(i): {name: _copy(v) for name, v in moment.items()} for i, moment in moments.items()},
-        }
+        weight = {name: _copy(value) for name, value in self.module.state_dict().items()}
+        return {"weight": weight, "optimizer": optimizer_state(self.optimizer)}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.module.load_state_dict({name: torch.from_numpy(v.copy()) for name, v in state["weight"].items()})
-        optimizer = self.optimizer.state_dict()
-        optimizer["state"] = {
-            int(i): {name: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for name, v in moment.items()}
-            for i, moment in state["optimizer"].items()
-        }
-        self.optimizer.load_state_dict(optimizer)
+        load_optimizer(self.optimizer, state["optimizer"])
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The moments of an optimiser as arrays and numbers, by the number of the parameter."""
+    moments = optimizer.state_dict()["state"]
+    return {str(i): {name: _copy(value) for name, value in moment.items()} for i, moment in moments.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Continues from an ``optimizer_state``."""
+    whole = optimizer.state_dict()
+    whole["state"] = {
+        int(i): {name: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for name, v in moment.items()}
+        for i, moment in state.items()
+    }
+    optimizer.load_state_dict(whole)
 
 
 def _copy(value: Any) -> Any:

@@ -136,20 +136,11 @@ class TargetAligned(Curator):
     def select(self, batch: int) -> Selection:
         selection = self.inner.select(batch)
         if self.held_out and self.step % self.every == 0:
-            selection = self._with_probes(selection)
+            total = self.target.size
+            probe = self.target[candidate_set(self.held_out, total, self.seed, self.step, PROBE)]
+            selection = selection.with_probes(probe, self.held_out / total, self.group)
         self.step += 1
         return selection
-
-    def _with_probes(self, selection: Selection) -> Selection:
-        count, total = self.held_out, self.target.size
-        probe = self.target[candidate_set(count, total, self.seed, self.step, PROBE)]
-        return replace(
-            selection,
-            problem=np.concatenate([selection.problem, probe]),
-            propensity=np.concatenate([selection.propensity, np.full(count, count / total)]),
-            rollouts=np.concatenate([selection.rollouts, np.full(count, self.group)]),
-            probe=np.arange(len(selection) + count) >= len(selection),
-        )
 
     def guide(self, rollouts: Rollouts, advantage: Array) -> Guidance:
         return Guidance(target=Target(self.weight(rollouts.selection), self.memory, self.preconditioned))
