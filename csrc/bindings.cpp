@@ -131,6 +131,32 @@ void bind_score_bank(py::module_& m) {
   });
 }
 
+void bind_draw(py::module_& m) {
+  m.def("draw", [](py::handle score, py::handle candidate, int64_t rows, int64_t count, int design, double floor,
+                   double nucleus, uint64_t seed, uint32_t step, py::handle kept, py::handle problem,
+                   py::handle propensity, py::handle probability, py::handle workspace, py::handle fault,
+                   const Where& where) {
+    ScoreBank args = {};
+    args.score = at<float>(score);
+    args.candidate = at<int64_t>(candidate);
+    args.rows = rows;
+    args.count = count;
+    args.design = static_cast<Design>(design);
+    args.floor = floor;
+    args.nucleus = nucleus;
+    args.seed = seed;
+    args.step = step;
+    args.kept = at<float>(kept);
+    args.problem = at<int64_t>(problem);
+    args.propensity = at<double>(propensity);
+    args.probability = at<double>(probability);
+    args.workspace = at<double>(workspace);
+    args.fault = at<int64_t>(fault);
+    const BankTotals totals = dispatch(args, where, cpu::score_bank, cuda::score_bank);
+    return py::make_tuple(totals.log_normaliser, totals.mass, totals.log_time, totals.reachable);
+  });
+}
+
 void bind_mirror_step(py::module_& m) {
   m.def("mirror_step_workspace", &mirror_step_workspace);
   m.def("mirror_step", [](py::handle probability, int64_t arms, py::handle arm, py::handle loss, int64_t slots,
@@ -226,6 +252,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("identify", &identify_ids);
   bind_policy_improvement(m);
   bind_score_bank(m);
+  bind_draw(m);
   bind_mirror_step(m);
   bind_mirror_tree(m);
   bind_doors(m);

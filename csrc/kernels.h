@@ -75,7 +75,7 @@ enum class Activation : int { kNone, kGelu, kGeluTanh };
 enum class Design : int { kIid, kSystematic, kRace };
 
 struct ScoreBank {
-  const void* feature;  // [N, F] of dtype, rows stride entries apart
+  const void* feature;  // [N, F] of dtype, rows stride entries apart; null when the scores are given
   Dtype dtype;
   int64_t stride;
   int64_t problems;        // N

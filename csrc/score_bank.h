@@ -514,18 +514,38 @@ BankTotals draw_prefix(const Launch& launch, const Bank& bank, BankTotals totals
 //   score(bank, lists)                            scores, with the tops and sums of their blocks
 //   sum(bank, lists)                              those of bank.score; both add to the lists of the race unless null
 //   sum_digits(bank, digit, top, scale, mass)     sums of fixed_mass by digit, on the host
+struct CheckGiven {
+  ScoreBank a;
+
+  CURBENCH_HD void operator()(int64_t t) const {
+    const float* score = a.score + t * kBlock;
+    int64_t* fault = a.fault + 1;
+    lane_for(block_length(a.rows, t), [=](int64_t i) {
+      if (!(score[i] < HUGE_VALF)) report(fault, t * kBlock + i);
+    });
+  }
+};
+
 template <class Back>
 BankTotals score_bank(const Back& back, const ScoreBank& args) {
   const auto& launch = back.launch;
   Bank bank = bank_of(args);
   const bool race = args.design == Design::kRace, nucleus = args.nucleus < 1.0;
   RaceLists lists(args.rows, race ? args.count : 0);
-  back.score(bank, race && !nucleus ? &lists : nullptr);
+  const bool given = args.feature == nullptr;
+  if (given)
+    back.sum(bank, race && !nucleus ? &lists : nullptr);
+  else
+    back.score(bank, race && !nucleus ? &lists : nullptr);
   int64_t fault[2];
   launch.read(fault, args.fault, 2);
   if (fault[0] != INT64_MAX || fault[1] != INT64_MAX) return {};
 
   BankTotals totals = {log_normaliser_of(launch, bank), 1.0, HUGE_VAL, -1};
+  if (given && !finite(totals.log_normaliser)) {
+    launch(bank.weight.blocks, CheckGiven{args});
+    return totals;
+  }
   if (nucleus) {
     keep_nucleus(back, bank);
     bank.score = args.kept;

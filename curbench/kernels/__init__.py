@@ -10,12 +10,13 @@ from curbench.kernels.advantage import group_advantage
 from curbench.kernels.bank import score_bank
 from curbench.kernels.contract import ArmDraw, BankDraw, GroupAdvantage, Grouping, PolicyImprovement
 from curbench.kernels.convention import CONVENTIONS
+from curbench.kernels.draw import draw
 from curbench.kernels.extension import build_info, cuda_status
 from curbench.kernels.grouping import group_by_id
 from curbench.kernels.improvement import policy_improvement
 from curbench.kernels.mirror import MirrorTree, mirror_step
 
-OPS = {op.__name__: op for op in (group_advantage, policy_improvement, score_bank, mirror_step)}
+OPS = {op.__name__: op for op in (group_advantage, policy_improvement, score_bank, draw, mirror_step)}
 
 __all__ = [
     "CONVENTIONS",
@@ -28,6 +29,7 @@ __all__ = [
     "PolicyImprovement",
     "build_info",
     "cuda_status",
+    "draw",
     "group_advantage",
     "group_by_id",
     "mirror_step",

@@ -81,11 +81,15 @@ def improvement_options(mask: Any, length: Any, ratio_clip: float | None) -> Non
 def bank_options(
     rows: int, count: int, bias: float, temperature: float, design: str, floor: float, nucleus: float
 ) -> None:
+    require(math.isfinite(bias), f"bias must be finite; got {bias!r}")
+    require(0.0 < temperature < math.inf, f"temperature must be finite and positive; got {temperature!r}")
+    draw_options(rows, count, design, floor, nucleus)
+
+
+def draw_options(rows: int, count: int, design: str, floor: float, nucleus: float) -> None:
     choice("design", design, DESIGNS)
     unit_interval("floor", floor)
     require(0.0 < nucleus <= 1.0, f"nucleus must be in (0, 1]; got {nucleus!r}")
-    require(math.isfinite(bias), f"bias must be finite; got {bias!r}")
-    require(0.0 < temperature < math.inf, f"temperature must be finite and positive; got {temperature!r}")
     require(rows >= 1, "a bank needs at least one candidate to draw from")
     require(count >= 1, f"count must be at least 1; got {count!r}")
     if design != "iid":
@@ -169,6 +173,12 @@ def bank_fault(fault: list[int], candidate: Any, problems: int) -> None:
     if bad != NO_FAULT:
         problem = bad if candidate is None else int(candidate[bad])
         raise ValueError(f"a score must be finite; that of problem {problem} is not: check feature and weight")
+
+
+def score_fault(bad: int, score: Any) -> None:
+    if bad != NO_FAULT:
+        raise ValueError(f"a score must be finite, or -inf for what is not to be drawn; slot {bad} has {score[bad]}")
+    raise ValueError("some score must be finite; all are -inf")
 
 
 def unreachable(count: int, reachable: int, design: str = "systematic", remedy: str = "") -> ValueError:

@@ -308,8 +308,6 @@ def score_bank(
     step: int = 0,
 ) -> BankDraw:
     """See ``curbench.kernels.score_bank``; feature_scale is in the head."""
-    from curbench import philox  # as in uniforms
-
     contract.random_options(seed, step)
     row = np.arange(len(feature)) if candidate is None else np.asarray(candidate)
     contract.bank_options(len(row), count, bias, temperature, design, floor, nucleus)
@@ -317,8 +315,34 @@ def score_bank(
     head = {"layer": layer, "layer_bias": layer_bias, "activation": activation, "bias": bias, "row_scale": row_scale}
     score = bank_score(feature, weight, row, **head, temperature=temperature, prior=prior)
     contract.bank_fault([NO_FAULT, first(~np.isfinite(score))], candidate, len(feature))
+    options = {"design": design, "floor": floor, "nucleus": nucleus, "seed": seed, "step": step}
+    return draw(score, count=count, candidate=row, **options)
 
-    s = score.astype(np.float64)
+
+def draw(
+    score: Any,
+    *,
+    count: int,
+    design: str = "iid",
+    floor: float = 0.0,
+    nucleus: float = 1.0,
+    candidate: Any = None,
+    seed: int,
+    step: int = 0,
+) -> BankDraw:
+    """See ``curbench.kernels.draw``.
+
+    >>> draw(np.array([0.0, -np.inf, 0.0]), count=3, floor=0.5, design="systematic", seed=0).probability
+    array([0.5, 0. , 0.5])
+    """
+    from curbench import philox  # as in uniforms
+
+    contract.random_options(seed, step)
+    row = np.arange(len(score)) if candidate is None else np.asarray(candidate)
+    contract.draw_options(len(row), count, design, floor, nucleus)
+    s = np.asarray(score, np.float32).astype(np.float64)
+    if not np.isfinite(s.max()) or np.isnan(s).any():
+        contract.score_fault(first(np.isnan(s) | (s == np.inf)), score)
     log_normaliser, mass, log_time = log_sum_exp(s), 1.0, math.inf
     if nucleus < 1.0:
         s = np.where(kept_by_nucleus(np.exp(s - log_normaliser), nucleus), s, -np.inf)
