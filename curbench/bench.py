@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import cycle, product
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -46,6 +46,8 @@ class Subject:
     peer_distance: Callable[[Any, Any], float]  # of a peer's result from the reference's, in loose tolerances
     peers: dict[str, Callable[[Arrays], Any]]  # those called "torch ..." get tensors and run on CUDA too
     bytes_moved: Callable[[Arrays], int]
+    begin: Callable[..., Callable[[], Any]] | None = None  # of ours with a state: (module, arrays, **change) -> call
+    on_cuda: bool = True
 
 
 class Timing(NamedTuple):
@@ -229,6 +231,40 @@ def bank_distance(result: Any, expected: Any) -> float:
     return far(probability, np.exp(score - expected.log_normaliser), 1e-4, 0.0)
 
 
+# draw: the same from given scores
+
+
+def make_scores(problems: int, design: str) -> Arrays:
+    score = np.random.default_rng(0).standard_normal(problems, dtype=np.float32)
+    return {"score": score, "design": design, "candidate": np.arange(problems)[::-1].copy()}
+
+
+def draw_variants(a: Arrays) -> Iterator[Arrays]:
+    yield {}
+    for design, floor, nucleus in product(DESIGNS, (0.0, 0.1, 1.0), (1.0, 0.8)):
+        yield {"count": 9, "design": design, "floor": floor, "nucleus": nucleus, "candidate": a["candidate"], "step": 7}
+
+
+def torch_eager_draw(a: Arrays) -> Any:
+    score = a["score"]
+    if a["design"] == "iid":
+        drawn = torch.multinomial(torch.softmax(score, 0), 256, replacement=True)
+    else:
+        drawn = torch.topk(score - torch.empty_like(score).exponential_().log(), 256).indices
+    return drawn, torch.exp(score[drawn] - torch.logsumexp(score, 0))
+
+
+def numpy_draw(a: Arrays) -> Any:
+    rng, score = np.random.default_rng(0), a["score"]
+    weight = np.exp(score - score.max())
+    if a["design"] == "iid":
+        prefix = np.cumsum(weight, dtype=np.float64)
+        drawn = np.searchsorted(prefix, rng.random(256) * prefix[-1])
+    else:
+        drawn = np.argpartition(rng.standard_exponential(len(score), np.float32) / weight, 256)[:256]
+    return drawn, weight[drawn] / weight.sum(dtype=np.float64)
+
+
 # mirror_step: K arms, 256 slots
 
 
@@ -281,6 +317,58 @@ def mirror_bytes(a: Arrays) -> int:
         scale = lowered
 
 
+# mirror_tree: a step on 256 of K arms and a draw of 256, rounds on other arms taking turns
+
+
+def make_rounds(arms: int) -> Arrays:
+    rng = np.random.default_rng(0)
+    p, arm = rng.exponential(size=arms), rng.integers(0, arms, (64, 256))
+    return {"p": p, "log_weight": np.log(p), "arm": arm, "loss": rng.standard_normal((64, 256))}
+
+
+def tree_rounds(module: Any, a: Arrays, floor: float = 0.0, share: float = 0.0, design: str = "iid") -> Any:
+    """A call that takes the next round; after a loss on some arms the same as a gain, so that no arm runs away."""
+    tree = module.MirrorTree(a["p"])
+    rounds = cycle([(arm, sign * loss) for sign in (1.0, -1.0) for arm, loss in zip(a["arm"], a["loss"], strict=True)])
+
+    def call() -> Any:
+        arm, loss = next(rounds)
+        tree.step_(arm, loss=loss, eta=1.0, floor=floor, share=share)
+        return tree.draw(min(256, len(a["p"])), design=design, mix=0.1, seed=0)
+
+    return call
+
+
+def tree_variants(a: Arrays) -> Iterator[Arrays]:
+    for design, floor, share in product(DESIGNS, (0.0, 0.3), (0.0, 0.01)):
+        yield {"design": design, "floor": floor, "share": share}
+
+
+def torch_eager_tree(a: Arrays) -> Any:
+    """The arms drawn, and q; the step is taken back for the next call."""
+    weight, arm, loss = a["log_weight"], a["arm"][0], a["loss"][0]
+    weight.index_add_(0, arm, loss, alpha=-1)
+    q = torch.softmax(weight, 0).mul_(0.9).add_(0.1 / len(weight))
+    drawn = torch.multinomial(q, 256, replacement=True)
+    weight.index_add_(0, arm, loss)
+    return drawn, q
+
+
+def numpy_tree(a: Arrays) -> Any:
+    weight = a["log_weight"].copy()
+    np.add.at(weight, a["arm"][0], -a["loss"][0])
+    q = np.exp(weight - weight.max())
+    q *= 0.9 / q.sum()
+    q += 0.1 / len(q)
+    prefix = np.cumsum(q)
+    return np.searchsorted(prefix, np.random.default_rng(0).random(256) * prefix[-1]), q
+
+
+def tree_distance(result: Any, expected: Any) -> float:
+    """As for a bank: what must agree is the probability, of the arms that the reference drew."""
+    return far(result[1][expected.arm], expected.propensity, 1e-4, 0.0)
+
+
 SUBJECTS: dict[str, Subject] = {
     "group_advantage": Subject(
         shapes=((1024, 8), (4096, 16), (16384, 8)),
@@ -319,6 +407,17 @@ SUBJECTS: dict[str, Subject] = {
         peers={"torch eager": torch_eager_bank, "numpy": numpy_bank},
         bytes_moved=lambda a: a["feature"].nbytes,
     ),
+    "draw": Subject(
+        shapes=((1_000_000, "race"), (1_000_000, "iid"), (100_000, "race"), (10_000_000, "race")),
+        odd_shapes=((257, "systematic"), (1025, "iid"), (3001, "race")),
+        make=make_scores,
+        arguments=lambda a: {"score": a["score"], "count": 256, "design": a["design"], "seed": 0},
+        variants=draw_variants,
+        tolerance=(1e-9, 0.0),
+        peer_distance=bank_distance,
+        peers={"torch eager": torch_eager_draw, "numpy": numpy_draw},
+        bytes_moved=lambda a: a["score"].nbytes,
+    ),
     "mirror_step": Subject(
         shapes=((100_000,), (1_000_000,), (4_000_000,)),
         odd_shapes=((1,), (1023,), (2049,)),
@@ -329,6 +428,19 @@ SUBJECTS: dict[str, Subject] = {
         peer_distance=lambda result, expected: far(result, expected, 1e-9, 0.0),
         peers={"torch eager": torch_eager_mirror, "numpy": numpy_mirror},
         bytes_moved=mirror_bytes,
+    ),
+    "mirror_tree": Subject(
+        shapes=((1_000_000,), (100_000,), (10_000_000,)),
+        odd_shapes=((1,), (255,), (4097,)),
+        make=make_rounds,
+        arguments=lambda a: a,
+        variants=tree_variants,
+        tolerance=(1e-9, 0.0),
+        peer_distance=tree_distance,
+        peers={"torch eager": torch_eager_tree, "numpy": numpy_tree},
+        bytes_moved=lambda a: 256 * 16 * 64 * math.ceil(math.log(len(a["p"]), 16)),
+        begin=tree_rounds,
+        on_cuda=False,
     ),
 }
 
@@ -345,13 +457,21 @@ def to_torch(arrays: Arrays, device: str) -> Arrays:
     return {k: torch.from_numpy(v).to(device) if k in movable else v for k, v in arrays.items()}
 
 
+def call_of(op: str, module: Any, arrays: Arrays, change: Arrays | None = None) -> Callable[[], Any]:
+    """The op of ``kernels`` or of ``reference`` on these arrays, as a call without arguments."""
+    this, changed = subject(op), change or {}
+    if this.begin is not None:
+        return this.begin(module, arrays, **changed)
+    return partial(getattr(module, op), **this.arguments(arrays) | changed)
+
+
 def runners(op: str, arrays: Arrays, device: str = "cpu") -> dict[str, Callable[[], Any]]:
     """What to time, as calls without arguments: ours, and every peer that runs on ``device``."""
-    this, ours, tensors = subject(op), getattr(kernels, op), to_torch(arrays, device)
+    this, tensors = subject(op), to_torch(arrays, device)
     calls: dict[str, Callable[[], Any]] = {}
     if device == "cpu":
-        calls[OURS] = partial(ours, **this.arguments(arrays))
-    calls[OURS_ON_TENSORS] = partial(ours, **this.arguments(tensors))
+        calls[OURS] = call_of(op, kernels, arrays)
+    calls[OURS_ON_TENSORS] = call_of(op, kernels, tensors)
     for name, peer in this.peers.items():
         if name.startswith("torch"):
             calls[name] = partial(peer, tensors)
@@ -368,7 +488,7 @@ def rival(peer: str, times: dict[str, float]) -> str:
 def disagreements(op: str, arrays: Arrays, calls: dict[str, Callable[[], Any]]) -> dict[str, str]:
     """Half a sentence about every call whose result is not what the reference gives."""
     this, wrong = subject(op), {}
-    expected = getattr(reference, op)(**this.arguments(arrays))
+    expected = call_of(op, reference, arrays)()
     for name, call in calls.items():
         ours = name in (OURS, OURS_ON_TENSORS)
         off = distance(call(), expected, *this.tolerance) if ours else this.peer_distance(call(), expected)
@@ -438,7 +558,7 @@ def measure(op: str, shape: tuple, budget_s: float, device: str) -> Timing:
             {
                 "op": op,
                 "shape": text,
-                "dtype": "float64" if op == "mirror_step" else "float32",
+                "dtype": "float64" if op.startswith("mirror") else "float32",
                 "threads": 1,
                 "backend": device,
                 "peer": peer,
@@ -452,8 +572,9 @@ def measure(op: str, shape: tuple, budget_s: float, device: str) -> Timing:
     return timing
 
 
-def devices() -> list[str]:
-    return ["cpu", "cuda"] if kernels.cuda_status()[0] and torch.cuda.is_available() else ["cpu"]
+def devices(op: str) -> list[str]:
+    cuda = subject(op).on_cuda and kernels.cuda_status()[0] and torch.cuda.is_available()
+    return ["cpu", "cuda"] if cuda else ["cpu"]
 
 
 def run(ops: list[str] | None = None, *, fast: bool = False, progress: Callable[[float], None] | None = None) -> Timing:
@@ -471,7 +592,7 @@ def run(ops: list[str] | None = None, *, fast: bool = False, progress: Callable[
         (op, shape, device)
         for op in ops or list(SUBJECTS)
         for shape in (subject(op).shapes[:1] if fast else subject(op).shapes)
-        for device in devices()
+        for device in devices(op)
     ]
     timing = Timing([], [], [])
     with one_torch_thread():
@@ -505,12 +626,12 @@ def self_check() -> list[str]:
     """
     failures = []
     for op, this in SUBJECTS.items():
-        for shape, device in product(this.odd_shapes, ("numpy", *devices())):
+        for shape, device in product(this.odd_shapes, ("numpy", *devices(op))):
             arrays = this.make(*shape)
             given = arrays if device == "numpy" else to_torch(arrays, device)
             for change, same in zip(this.variants(given), this.variants(arrays), strict=True):
-                result = getattr(kernels, op)(**this.arguments(given) | change)
-                expected = getattr(reference, op)(**this.arguments(arrays) | same)
+                result = call_of(op, kernels, given, change)()
+                expected = call_of(op, reference, arrays, same)()
                 off = distance(result, expected, *this.tolerance)
                 if off > 1.0:
                     chosen = "".join(f" {k}={v}" for k, v in same.items() if isinstance(v, int | float | str))

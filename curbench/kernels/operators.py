@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from curbench import kernels
-from curbench.kernels.contract import GroupAdvantage, PolicyImprovement, group_size
+from curbench.kernels.contract import BankDraw, GroupAdvantage, PolicyImprovement, group_size
 
 
 def _count(offset: Tensor | None, size: int, slots: int) -> int:
@@ -202,3 +202,138 @@ def mirror_step(
     tensor([0.2500, 0.7500], dtype=torch.float64)
     """
     return _mirror_step(probability, arm, loss, eta, floor, share, threads)
+
+
+def _signed(seed: int) -> int:
+    """The seed as torch stores whole numbers; ``% 2**64`` undoes it."""
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _drawn(draw: BankDraw) -> Drawn:
+    totals = draw.propensity.new_tensor([draw.log_normaliser, draw.mass, draw.log_time])
+    return draw.problem, draw.propensity, draw.probability, totals
+
+
+def _fake_drawn(like: Tensor, count: int) -> Drawn:
+    number = like.new_empty(count, dtype=torch.float64)
+    return like.new_empty(count, dtype=torch.int64), number, torch.empty_like(number), number.new_empty(3)
+
+
+@torch.library.custom_op("curbench::score_bank", mutates_args=())
+def _score_bank(
+    feature: Tensor,
+    weight: Tensor,
+    count: int,
+    bias: float,
+    feature_scale: Tensor | None,
+    row_scale: Tensor | None,
+    temperature: float,
+    prior: Tensor | None,
+    candidate: Tensor | None,
+    design: str,
+    floor: float,
+    nucleus: float,
+    seed: int,
+    step: int,
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    head: dict[str, Any] = {"bias": bias, "feature_scale": feature_scale, "row_scale": row_scale, "prior": prior}
+    options: dict[str, Any] = {"design": design, "floor": floor, "nucleus": nucleus, "temperature": temperature}
+    options |= {"candidate": candidate, "seed": seed % 2**64, "step": step, "threads": threads}
+    draw = kernels.score_bank(feature, weight, count=count, **head, **options)
+    return *_drawn(draw), draw.score
+
+
+@_score_bank.register_fake
+def _(
+    feature,
+    weight,
+    count,
+    bias,
+    feature_scale,
+    row_scale,
+    temperature,
+    prior,
+    candidate,
+    design,
+    floor,
+    nucleus,
+    seed,
+    step,
+    threads,
+):
+    rows = feature.shape[0] if candidate is None else candidate.shape[0]
+    return *_fake_drawn(feature, count), feature.new_empty(rows, dtype=torch.float32)
+
+
+def score_bank(
+    feature: Tensor,
+    weight: Tensor,
+    *,
+    count: int,
+    bias: float = 0.0,
+    feature_scale: Tensor | None = None,
+    row_scale: Tensor | None = None,
+    temperature: float = 1.0,
+    prior: Tensor | None = None,
+    candidate: Tensor | None = None,
+    design: str = "iid",
+    floor: float = 0.0,
+    nucleus: float = 1.0,
+    seed: int,
+    step: int = 0,
+    threads: int = 1,
+) -> BankDraw:
+    """See ``curbench.kernels.score_bank``; the last three fields are tensors of one number here.
+
+    >>> score_bank(torch.zeros(4, 1), torch.zeros(1), count=4, design="systematic", seed=0).problem
+    tensor([0, 1, 2, 3])
+    """
+    head = (count, bias, feature_scale, row_scale, temperature, prior, candidate)
+    *drawn, totals, score = _score_bank(feature, weight, *head, design, floor, nucleus, _signed(seed), step, threads)
+    return BankDraw._make([*drawn, score, *totals.unbind()])
+
+
+@torch.library.custom_op("curbench::draw", mutates_args=())
+def _draw(
+    score: Tensor,
+    count: int,
+    design: str,
+    floor: float,
+    nucleus: float,
+    candidate: Tensor | None,
+    seed: int,
+    step: int,
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    options: dict[str, Any] = {"design": design, "floor": floor, "nucleus": nucleus, "candidate": candidate}
+    return _drawn(kernels.draw(score, count=count, **options, seed=seed % 2**64, step=step, threads=threads))
+
+
+@_draw.register_fake
+def _(score, count, design, floor, nucleus, candidate, seed, step, threads):
+    return _fake_drawn(score, count)
+
+
+def draw(
+    score: Tensor,
+    *,
+    count: int,
+    design: str = "iid",
+    floor: float = 0.0,
+    nucleus: float = 1.0,
+    candidate: Tensor | None = None,
+    seed: int,
+    step: int = 0,
+    threads: int = 1,
+) -> BankDraw:
+    """See ``curbench.kernels.draw``; the last three fields are tensors of one number here.
+
+    >>> draw(torch.tensor([0.0, -torch.inf, 0.0]), count=2, design="systematic", seed=0).problem
+    tensor([0, 2])
+    """
+    *drawn, totals = _draw(score, count, design, floor, nucleus, candidate, _signed(seed), step, threads)
+    return BankDraw._make([*drawn, score.float(), *totals.unbind()])

@@ -315,7 +315,7 @@ def score_bank(
     head = {"layer": layer, "layer_bias": layer_bias, "activation": activation, "bias": bias, "row_scale": row_scale}
     score = bank_score(feature, weight, row, **head, temperature=temperature, prior=prior)
     contract.bank_fault([NO_FAULT, first(~np.isfinite(score))], candidate, len(feature))
-    options = {"design": design, "floor": floor, "nucleus": nucleus, "seed": seed, "step": step}
+    options: dict[str, Any] = {"design": design, "floor": floor, "nucleus": nucleus, "seed": seed, "step": step}
     return draw(score, count=count, candidate=row, **options)
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curbench.kernels import draw, reference, score_bank
+from curbench.kernels import draw, score_bank
 from curbench.kernels.contract import DESIGNS
 
 
