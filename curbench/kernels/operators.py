@@ -13,47 +13,54 @@ import torch
 from torch import Tensor
 
 from curbench import kernels
-from curbench.kernels.contract import BankDraw, GroupAdvantage, PolicyImprovement, group_size
+from curbench.kernels.contract import BankDraw, GroupAdvantage, Grouping, PolicyImprovement, group_size
+
+Group = tuple[Tensor | None, Tensor | None, int]
+
+
+def _parts(group: Any, slots: int) -> Group:
+    """(offsets or None, order or None, group size or 0), since operators take no unions."""
+    if isinstance(group, Grouping):
+        return group.offset, group.order, 0
+    return (group, None, 0) if isinstance(group, Tensor) else (None, None, group_size(group, slots))
+
+
+def _joined(offset: Tensor | None, order: Tensor | None, size: int) -> Any:
+    return size if offset is None else offset if order is None else Grouping(offset, order, None)
 
 
 def _count(offset: Tensor | None, size: int, slots: int) -> int:
     return slots // size if offset is None else offset.shape[0] - 1
 
 
-def _group(offset: Tensor | None, size: int) -> Any:
-    return size if offset is None else offset
-
-
-def _offset(group: Any, slots: int) -> tuple[Tensor | None, int]:
-    return (group, 0) if isinstance(group, Tensor) else (None, group_size(group, slots))
-
-
 @torch.library.custom_op("curbench::group_advantage", mutates_args=())
 def _group_advantage(
     reward: Tensor,
     offset: Tensor | None,
+    order: Tensor | None,
     size: int,
     estimator: str,
-    ddof: int,
-    eps: float,
-    singleton: str,
+    convention: str,
+    ddof: int | None,
+    eps: float | None,
+    eps_mode: str | None,
+    singleton: str | None,
+    nan: str | None,
+    std_reward: Tensor | None,
     success: Tensor | None,
     check: bool,
     threads: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    options: dict[str, Any] = {
-        "estimator": estimator,
-        "ddof": ddof,
-        "eps": eps,
-        "singleton": singleton,
-        "success": success,
-    }
-    result = kernels.group_advantage(reward, _group(offset, size), **options, check=check, threads=threads)
+    rule: dict[str, Any] = {"estimator": estimator, "convention": convention, "ddof": ddof, "eps": eps}
+    rule |= {"eps_mode": eps_mode, "singleton": singleton, "nan": nan, "std_reward": std_reward, "success": success}
+    group = _joined(offset, order, size)
+    result = kernels.group_advantage(reward, group, **rule, check=check, threads=threads)
     return *result[:6], result.n.new_empty(0) if success is None else result.success
 
 
 @_group_advantage.register_fake
-def _(reward, offset, size, estimator, ddof, eps, singleton, success, check, threads):
+def _(reward, offset, order, size, *rule):
+    success = rule[8]
     groups = _count(offset, size, reward.shape[0])
     n = reward.new_empty(groups, dtype=torch.int64)
     mean, var, spread = (reward.new_empty(groups, dtype=torch.float64) for _ in range(3))
@@ -67,9 +74,13 @@ def group_advantage(
     group: Any,
     *,
     estimator: str = "grpo",
-    ddof: int = 1,
-    eps: float = 1e-6,
-    singleton: str = "zero",
+    convention: str = "curbench",
+    ddof: int | None = None,
+    eps: float | None = None,
+    eps_mode: str | None = None,
+    singleton: str | None = None,
+    nan: str | None = None,
+    std_reward: Tensor | None = None,
     success: Tensor | None = None,
     check: bool = True,
     threads: int = 1,
@@ -79,9 +90,8 @@ def group_advantage(
     >>> group_advantage(torch.tensor([0.0, 1.0]), 2, estimator="rloo").advantage
     tensor([-1.,  1.])
     """
-    offset, size = _offset(group, reward.shape[0])
-    options = (estimator, ddof, eps, singleton, success, check, threads)
-    *fields, counted = _group_advantage(reward, offset, size, *options)
+    rule = (estimator, convention, ddof, eps, eps_mode, singleton, nan, std_reward, success, check, threads)
+    *fields, counted = _group_advantage(reward, *_parts(group, reward.shape[0]), *rule)
     return GroupAdvantage._make([*fields, None if success is None else counted])
 
 
@@ -91,6 +101,7 @@ def _policy_improvement(
     old_logprob: Tensor,
     advantage: Tensor,
     offset: Tensor | None,
+    order: Tensor | None,
     size: int,
     mask: Tensor | None,
     length: Tensor | None,
@@ -100,34 +111,39 @@ def _policy_improvement(
     threads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     tail: dict[str, Any] = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip, "check": check}
-    group = _group(offset, size)
+    group = _joined(offset, order, size)
     return tuple(kernels.policy_improvement(new_logprob, old_logprob, advantage, group, **tail, threads=threads))
 
 
 @_policy_improvement.register_fake
-def _(new_logprob, old_logprob, advantage, offset, size, mask, length, ratio, ratio_clip, check, threads):
+def _(new_logprob, old_logprob, advantage, offset, order, size, *tail):
     rows = new_logprob.shape[0]
     utility = new_logprob.new_empty(_count(offset, size, rows), dtype=torch.float64)
     return utility, utility.new_empty(rows), new_logprob.new_empty(rows, dtype=torch.int64)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
-    new_logprob, old_logprob, advantage, offset, size, mask, length, kind, clip, *_ = inputs
+    new_logprob, old_logprob, advantage, offset, order, size, mask, length, kind, clip, *_ = inputs
     _, ratio, tokens = output
-    ctx.save_for_backward(new_logprob, old_logprob, advantage, offset, mask, length, ratio, tokens)
-    ctx.size, ctx.kind, ctx.clip = size, kind, clip
+    ctx.save_for_backward(new_logprob, old_logprob, advantage, offset, order, mask, length, ratio, tokens)
+    ctx.size, ctx.kind, ctx.clip, ctx.inputs = size, kind, clip, len(inputs)
+
+
+def _share(of_group: Tensor, offset: Tensor | None, order: Tensor | None, size: int, slots: int) -> Tensor:
+    """f64[R], for every rollout what its group holds, divided by the rollouts of the group."""
+    if offset is None:
+        return (of_group / size).repeat_interleave(size)
+    n = offset.diff()
+    place = torch.repeat_interleave(of_group / n, n, output_size=slots)
+    return place if order is None else torch.empty_like(place).scatter_(0, order, place)
 
 
 def _backward(ctx: Any, for_utility: Tensor, for_ratio: Tensor, _: Tensor) -> tuple:
     """With U_b = mean_i (r_i - 1) A_i: dU / dA_i = (r_i - 1) / n_b, dU / dr_i = A_i / n_b, and for a token that counts
     dr_i / dnew_t = r_i / L_i (sequence_mean), r_i (sequence), rho_t / L_i (token_mean); 0 where r_i is at the clip.
     """
-    new_logprob, old_logprob, advantage, offset, mask, length, ratio, tokens = ctx.saved_tensors
-    if offset is None:
-        share = (for_utility / ctx.size).repeat_interleave(ctx.size)
-    else:
-        n = offset.diff()
-        share = torch.repeat_interleave(for_utility / n, n, output_size=ratio.shape[0])
+    new_logprob, old_logprob, advantage, offset, order, mask, length, ratio, tokens = ctx.saved_tensors
+    share = _share(for_utility, offset, order, ctx.size, ratio.shape[0])
     for_advantage = (share * (ratio - 1.0)).to(advantage.dtype)
 
     slope = share * advantage + for_ratio
@@ -142,7 +158,7 @@ def _backward(ctx: Any, for_utility: Tensor, for_ratio: Tensor, _: Tensor) -> tu
     if ctx.kind == "token_mean":
         per_token = per_token * (new_logprob - old_logprob).exp()
     for_new = torch.where(counts, per_token, 0.0)  # padding may be NaN
-    return for_new, -for_new, for_advantage, *[None] * 8
+    return for_new, -for_new, for_advantage, *[None] * (ctx.inputs - 3)
 
 
 torch.library.register_autograd("curbench::policy_improvement", _backward, setup_context=_save)
@@ -169,9 +185,8 @@ def policy_improvement(
     >>> new.grad
     tensor([[2., 2.]])
     """
-    offset, size = _offset(group, new_logprob.shape[0])
-    tail = (mask, length, ratio, ratio_clip, check, threads)
-    return PolicyImprovement(*_policy_improvement(new_logprob, old_logprob, advantage, offset, size, *tail))
+    parts, tail = _parts(group, new_logprob.shape[0]), (mask, length, ratio, ratio_clip, check, threads)
+    return PolicyImprovement(*_policy_improvement(new_logprob, old_logprob, advantage, *parts, *tail))
 
 
 @torch.library.custom_op("curbench::mirror_step", mutates_args=())
@@ -248,23 +263,7 @@ def _score_bank(
 
 
 @_score_bank.register_fake
-def _(
-    feature,
-    weight,
-    count,
-    bias,
-    feature_scale,
-    row_scale,
-    temperature,
-    prior,
-    candidate,
-    design,
-    floor,
-    nucleus,
-    seed,
-    step,
-    threads,
-):
+def _(feature, weight, count, bias, feature_scale, row_scale, temperature, prior, candidate, *rest):
     rows = feature.shape[0] if candidate is None else candidate.shape[0]
     return *_fake_drawn(feature, count), feature.new_empty(rows, dtype=torch.float32)
 

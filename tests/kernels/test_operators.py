@@ -17,6 +17,8 @@ def batch(rows=6, tokens=7, seed=0, grad=False):
 
 REWARD = torch.tensor([0.0, 1.0, 1.0, 0.5])
 OFFSET = torch.tensor([0, 1, 4])
+GROUPS = kernels.group_by_id(torch.tensor([7, 3, 7, 3]))
+MIXED = kernels.group_by_id(torch.tensor([1, 0, 1, 1, 0, 5]))
 LENGTH = torch.tensor([7, 3, 0, 1, 7, 2])
 MASK = torch.arange(7) < LENGTH[:, None]
 P = torch.tensor([0.2, 0.3, 0.5])
@@ -26,11 +28,13 @@ CALLS = {
     "group_advantage": [
         ((REWARD, 2), {}),
         ((REWARD.double(), OFFSET), {"estimator": "rloo", "success": REWARD > 0.5}),
+        ((REWARD, GROUPS), {"convention": "trl", "std_reward": REWARD + 1.0}),
     ],
     "policy_improvement": [
         ((*batch(), 3), {"mask": MASK}),
         ((*batch(), torch.tensor([0, 1, 6])), {"length": LENGTH, "ratio": "token_mean", "ratio_clip": 1.2}),
         ((*batch(grad=True), 2), {"length": LENGTH, "ratio": "sequence"}),
+        ((*batch(grad=True), MIXED), {"mask": MASK}),
     ],
     "score_bank": [
         (
@@ -108,7 +112,7 @@ def test_compiled_gradients_are_the_eager_ones():
     torch.testing.assert_close(compiled, eager)
 
 
-def formula(new, old, advantage, offset, counts, ratio, clip):
+def formula(new, old, advantage, group, counts, ratio, clip):
     """The utility and the ratio in float64, for autograd to differentiate."""
     log_rho = torch.where(counts, new.double() - old.double(), 0.0)
     n = counts.sum(1).clamp_min(1)
@@ -119,23 +123,24 @@ def formula(new, old, advantage, offset, counts, ratio, clip):
     if clip is not None:
         value = value.clamp_max(clip)
     gain = (value - 1.0) * advantage.double()
-    return torch.stack([part.mean() for part in gain.tensor_split(offset[1:-1])]), value
+    return torch.stack([part.mean() for part in gain[group.order].tensor_split(group.offset[1:-1])]), value
 
 
 @pytest.mark.parametrize("ratio", ["sequence_mean", "sequence", "token_mean"])
 @pytest.mark.parametrize("clip", [None, 1.05])
 @pytest.mark.parametrize("tail", ["mask", "length"])
-def test_gradients_are_those_of_the_formula(ratio, clip, tail):
+@pytest.mark.parametrize("mixed", [False, True])
+def test_gradients_are_those_of_the_formula(ratio, clip, tail, mixed):
     new, old, advantage = (x.requires_grad_() for x in batch())
-    offset = torch.tensor([0, 2, 6])
-    weight, other = torch.tensor([0.5, -2.0]).double(), torch.linspace(-1.0, 1.0, 6).double()
+    group = MIXED if mixed else kernels.Grouping(torch.tensor([0, 2, 5, 6]), torch.arange(6), None)
+    weight, other = torch.tensor([0.5, -2.0, 1.0]).double(), torch.linspace(-1.0, 1.0, 6).double()
 
     def gradients(utility, value):
         return torch.autograd.grad((weight * utility).sum() + (other * value).sum(), (new, old, advantage))
 
     options = {"mask": MASK} if tail == "mask" else {"length": LENGTH}
-    ours = operators.policy_improvement(new, old, advantage, offset, ratio=ratio, ratio_clip=clip, **options)
-    expected = formula(new, old, advantage, offset, MASK, ratio, clip)
+    ours = operators.policy_improvement(new, old, advantage, group, ratio=ratio, ratio_clip=clip, **options)
+    expected = formula(new, old, advantage, group, MASK, ratio, clip)
     torch.testing.assert_close(ours.utility, expected[0], rtol=1e-5, atol=1e-8)
     for a, b in zip(gradients(*ours[:2]), gradients(*expected), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
