@@ -243,6 +243,9 @@ def _score_bank(
     weight: Tensor,
     count: int,
     bias: float,
+    layer: Tensor | None,
+    layer_bias: Tensor | None,
+    activation: str,
     feature_scale: Tensor | None,
     row_scale: Tensor | None,
     temperature: float,
@@ -255,7 +258,8 @@ def _score_bank(
     step: int,
     threads: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    head: dict[str, Any] = {"bias": bias, "feature_scale": feature_scale, "row_scale": row_scale, "prior": prior}
+    head: dict[str, Any] = {"bias": bias, "layer": layer, "layer_bias": layer_bias, "activation": activation}
+    head |= {"feature_scale": feature_scale, "row_scale": row_scale, "prior": prior}
     options: dict[str, Any] = {"design": design, "floor": floor, "nucleus": nucleus, "temperature": temperature}
     options |= {"candidate": candidate, "seed": seed % 2**64, "step": step, "threads": threads}
     draw = kernels.score_bank(feature, weight, count=count, **head, **options)
@@ -263,7 +267,8 @@ def _score_bank(
 
 
 @_score_bank.register_fake
-def _(feature, weight, count, bias, feature_scale, row_scale, temperature, prior, candidate, *rest):
+def _(feature, weight, count, *rest):
+    candidate = rest[8]
     rows = feature.shape[0] if candidate is None else candidate.shape[0]
     return *_fake_drawn(feature, count), feature.new_empty(rows, dtype=torch.float32)
 
@@ -274,6 +279,9 @@ def score_bank(
     *,
     count: int,
     bias: float = 0.0,
+    layer: Tensor | None = None,
+    layer_bias: Tensor | None = None,
+    activation: str = "gelu",
     feature_scale: Tensor | None = None,
     row_scale: Tensor | None = None,
     temperature: float = 1.0,
@@ -291,7 +299,7 @@ def score_bank(
     >>> score_bank(torch.zeros(4, 1), torch.zeros(1), count=4, design="systematic", seed=0).problem
     tensor([0, 1, 2, 3])
     """
-    head = (count, bias, feature_scale, row_scale, temperature, prior, candidate)
+    head = (count, bias, layer, layer_bias, activation, feature_scale, row_scale, temperature, prior, candidate)
     *drawn, totals, score = _score_bank(feature, weight, *head, design, floor, nucleus, _signed(seed), step, threads)
     return BankDraw._make([*drawn, score, *totals.unbind()])
 

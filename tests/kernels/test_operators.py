@@ -21,6 +21,7 @@ GROUPS = kernels.group_by_id(torch.tensor([7, 3, 7, 3]))
 MIXED = kernels.group_by_id(torch.tensor([1, 0, 1, 1, 0, 5]))
 LENGTH = torch.tensor([7, 3, 0, 1, 7, 2])
 MASK = torch.arange(7) < LENGTH[:, None]
+FEATURE = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
 P = torch.tensor([0.2, 0.3, 0.5])
 
 # Arguments of every operator, as its public function takes them.
