@@ -191,7 +191,7 @@ class Head:
         return float(value.detach())
 
     def _chunks(self, inputs: Array) -> list[Tensor]:
-        whole = torch.from_numpy(np.ascontiguousarray(inputs))
+        whole = torch.from_numpy(np.require(inputs, requirements=["C", "W"]))
         return [whole] if self.chunk is None else list(whole.split(self.chunk))
 
     def state(self) -> dict[str, Any]:
