@@ -105,8 +105,11 @@ def _improvement(rollouts: Rollouts, report: UpdateReport, value: Array, row: An
     """f64[B'], mean of (rho - 1) value over the groups ``offset`` of the rollouts ``row``."""
     if report.new_logprob is None:
         raise ValueError("the signal policy_improvement needs an actor that reports new log-probabilities")
+    asked = np.zeros(value.size, bool)
+    asked[row] = True
+    asked &= value != 0  # what is multiplied by zero need not be run
     return kernels.policy_improvement(
-        report.new_logprob()[row],
+        report.new_logprob(asked)[row],
         rollouts.logprob[row],  # type: ignore[attr-defined]  # rollouts of a language model carry them
         value[row],
         offset,

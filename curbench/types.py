@@ -351,14 +351,15 @@ class UpdateReport:
     """What an actor says after an update.
 
     policy_step   int, version of the actor after the update
-    new_logprob   () -> [R, L]; runs the extra forward pass of the updated actor when a signal asks for it
+    new_logprob   (asked bool[R] = all) -> [R, L]; runs the extra forward pass of the updated actor, for the rollouts
+                  that a signal asks for. The others keep their old log-probabilities
     alignment     f64[B], <g_b, v> of every group with the target gradient before this batch entered it; None if the
                   guidance had no target
     metrics       numbers worth logging
     """
 
     policy_step: int
-    new_logprob: Callable[[], Any] | None = None
+    new_logprob: Callable[..., Any] | None = None
     alignment: Array | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 

@@ -143,7 +143,7 @@ def test_success_variance_is_unbiased_for_bernoulli_variance():
 
 def test_policy_improvement_is_the_weighted_ratio_of_its_formula():
     new = ROLLOUTS.logprob + np.array([[0.2, 0.4], [-0.1, -0.1], [0.3, 0.3], [0.5, 0.0]], np.float32)
-    report = UpdateReport(1, lambda: new)
+    report = UpdateReport(1, lambda asked: new)
     value = SIGNALS["policy_improvement"](ROLLOUTS, REWARD, STATS, report)
     expected = (np.exp(0.3) * 0.5 - np.exp(-0.1) * 0.5) / 2
     np.testing.assert_allclose(value, [expected, 0.0], rtol=1e-5)
@@ -162,7 +162,7 @@ def test_cross_fit_is_the_measuring_half_against_the_mean_of_the_training_half()
     rollouts = Ragged(selection, [0, 4, 7, 8], np.ones(8), np.zeros(8))
     r = np.array([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0])
     ratio = np.array([1.1, 0.9, 0.8, 1.3, 1.2, 0.7, 0.6, 2.0])
-    report = UpdateReport(1, lambda: (rollouts.logprob + np.log(ratio)[:, None]).astype("f4"))
+    report = UpdateReport(1, lambda asked: (rollouts.logprob + np.log(ratio)[:, None]).astype("f4"))
     signal = SIGNALS["policy_improvement_cross_fit"]
     np.testing.assert_array_equal(signal.trains_on(rollouts), np.array([0, 1, 0, 1, 0, 1, 0, 0], bool))
     first = ((1.1 - 1) * (1 - 0.5) + (0.8 - 1) * (0 - 0.5)) / 2

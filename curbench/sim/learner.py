@@ -367,7 +367,9 @@ class LearnerActor:
         if self._average is not None and self._average.due(self._updates):
             self._average.add({"skill": self.skill})
         skill = self.skill
-        return UpdateReport(self.policy_step, lambda: self._report(problem, rollouts.right, skill), alignment)
+        return UpdateReport(
+            self.policy_step, lambda asked=None: self._report(problem, rollouts.right, skill), alignment
+        )
 
     @property
     def view(self) -> ActorView:

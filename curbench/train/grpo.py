@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -213,9 +214,10 @@ class GRPOActor:
             self._average.add({name: _to_array(p) for name, p in self._parameter.items()})
         metrics = self._metrics(rollouts, sums, steps)
         if not steps:
-            return UpdateReport(self.policy_step, lambda: rollouts.logprob, alignment, metrics)
-        now = self.policy_step
-        return UpdateReport(now, lambda: self._new_logprob(rollouts, now), alignment, metrics)
+            return UpdateReport(self.policy_step, lambda asked=None: rollouts.logprob, alignment, metrics)
+        return UpdateReport(
+            self.policy_step, partial(self._new_logprob, rollouts, self.policy_step), alignment, metrics
+        )
 
     def _step(self, rollouts: TokenRollouts, row: Array, value: Array, factor: Array | None) -> dict[str, float]:
         """One optimiser step on the rollouts ``row``, tokens weighted by ``factor``; sums for the metrics."""
@@ -374,15 +376,16 @@ class GRPOActor:
         )
 
     @torch.no_grad()
-    def _new_logprob(self, rollouts: TokenRollouts, policy_step: int) -> Array:
-        """f32[R, L], log-probabilities of all rollouts under the policy of that step, 0 beyond their length."""
+    def _new_logprob(self, rollouts: TokenRollouts, policy_step: int, asked: Array | None = None) -> Array:
+        """f32[R, L], log-probabilities under the policy of that step, 0 beyond the length; old ones where not asked."""
         if policy_step != self.policy_step:
             raise RuntimeError(
                 f"new log-probabilities belong to policy step {policy_step}, and the policy is at {self.policy_step}: "
                 "ask for them before the next update"
             )
-        out = np.zeros_like(rollouts.logprob)
-        for row in self._micro_batches(np.arange(len(out)), rollouts.length):
+        out = rollouts.logprob.copy()
+        rows = np.arange(len(out)) if asked is None else np.flatnonzero(asked)
+        for row in self._micro_batches(rows, rollouts.length):
             new = self._logprob(rollouts, row)
             new *= length_mask(torch.tensor(rollouts.length[row.cpu().numpy()], device=new.device), new.shape[1])
             out[row.cpu().numpy(), : new.shape[1]] = new.cpu().numpy()

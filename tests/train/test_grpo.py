@@ -107,6 +107,16 @@ def test_new_log_probabilities_have_the_shape_of_the_rollouts(llama_folder):
     assert not new[beyond].any()
 
 
+def test_only_the_rollouts_that_are_asked_for_are_run(llama_folder):
+    actor = make_actor(llama_folder)
+    rollouts = actor.rollout(selection())
+    report = actor.update(rollouts, ADVANTAGE, ALL)
+    asked = np.arange(B * G) % 3 == 0
+    part, whole = report.new_logprob(asked), report.new_logprob()
+    np.testing.assert_allclose(part[asked], whole[asked], atol=1e-5)
+    np.testing.assert_array_equal(part[~asked], rollouts.logprob[~asked])
+
+
 def test_new_log_probabilities_must_be_asked_for_before_the_next_update(llama_folder):
     actor = make_actor(llama_folder)
     rollouts = actor.rollout(selection())
