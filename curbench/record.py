@@ -99,6 +99,30 @@ def require_keys(where: object, value: Any, *keys: str) -> None:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
 
 
+def read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
+    """The JSON objects of a file with one per line; raises ValueError, naming file and line, if one lacks a key."""
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path} line {number} is not JSON: {error}") from None
+        require_keys(f"{path} line {number}", rows[-1], *keys)
+    return rows
+
+
+def read_evaluations(directory: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run, at least one and all on as many problems; raises ValueError, naming the file."""
+    path = directory / "evals.jsonl"
+    rows = read_lines(path, "step", "rollouts", "tokens", "pass_rate", "success", "n")
+    if not rows:
+        raise ValueError(f"{path} holds no evaluation, though the run is complete; run it again with another --out")
+    sizes = sorted({len(row[name]) for row in rows for name in ("success", "n")})
+    if len(sizes) > 1:
+        raise ValueError(f"{path} holds evaluations on {' and '.join(map(str, sizes))} problems")
+    return rows
+
+
 def previous_run(directory: Path, spec: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
     """The run.json of the run to continue in a directory, or None when a new run can begin there.
 

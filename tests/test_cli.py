@@ -116,7 +116,7 @@ BAD = [
     (("sim", "stationary"), "expected ARMS/CURATOR"),
     (("sim",), "sim takes either ARMS/CURATOR[,CURATOR...] or --suite NAME"),
     (("sim", "stationary/osmd", "--suite", "certified"), "sim takes either"),
-    (("sim", "--suite", "everything"), "or one of: certified, small, standard"),
+    (("sim", "--suite", "everything"), "or one of: certified, learners, small, standard"),
     (("sim", "stationary/osmd", "--arms", 0), "arms must be at least 1; got 0"),
     (("sim", "stationary/osmd", "--horizon", 0), "horizon must be at least 1; got 0"),
     (("sim", "stationary/osmd", "--seeds", 0), "seeds must be at least 1; got 0"),
@@ -159,12 +159,30 @@ BAD = [
     ),
     (("train", "countdown/sec", "--budget-rollouts", 8, "--set", "budget_rollouts=9"), "given twice"),
     (("report", "/no/such/folder"), "/no/such/folder does not exist"),
+    (("sim", "stationary/osmd", "--batch", 11, "--set", "design=systematic"), "a systematic draw of 11 problems needs"),
+    (("sim", "stationary/osmd", "--batch", 11, "--comparator", "top_m"), "there are no 11 best arms among 10"),
+    (("sim", "range.csv/osmd"), "range.csv, line 2, column 2: a mean must be in [0, 1]; got 1.4"),
+    (("sim", "gap.csv/osmd"), "gap.csv, line 2, column 2: a cell is empty"),
+    (("sim", "ragged.csv/osmd"), "ragged.csv, line 3: 2 cells where 3 are expected"),
+    (("sweep", "unknown.yaml", "--out", "o"), "unknown.yaml: stationary has no setting 'gapp'; its settings: none"),
+    (("learn", "plain/nobody"), "unknown curator 'nobody'"),
+    (("learn", "plain/greedy", "--batch", 9999), "greedy selects 9999 different problems; the bank has 800"),
+    (("learn", "plain/sec", "--delay", "soon"), "a delay is ROUNDS[:JITTER[:LOSS]]"),
+    (("learn", "plain/sec", "--set", "temperature=0", "--out", "o"), "temperature must be positive"),
 ]
+FILES = {
+    "range.csv": "a,b\n0.1,1.4\n",
+    "gap.csv": "a,b\n0.1,\n",
+    "ragged.csv": "start,a,b\n0,0.1,0.2\n7,0.3\n",
+    "unknown.yaml": "arms: {stationary: {gapp: 1}}\ncurators: uniform\n",
+}
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(map(str, work)) for work, _ in BAD])
 def test_bad_input_is_one_sentence_and_exit_code_2(curbench, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
     code, out, err = curbench(*arguments)
     assert code == 2
     assert out == ""
@@ -172,7 +190,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(curbench, tmp_path, monkeypat
     assert len(lines) == 1
     assert message in lines[0]
     assert "Traceback" not in err
-    assert list(tmp_path.rglob("run.json")) == []  # nothing was begun
+    assert {path.name for path in tmp_path.iterdir()} == FILES.keys()  # nothing was begun
 
 
 def test_an_unknown_setting_is_answered_with_those_that_can_be_set(curbench):
@@ -196,7 +214,8 @@ def test_bench_never_overwrites_results(curbench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("run.json", "{}"), ("run.json", '{"spec"'), ("checkpoint.safetensors", "x")]
+    ("name", "content"),
+    [("run.json", "{}"), ("run.json", '{"spec"'), ("checkpoint.safetensors", "x"), ("evals.jsonl", "")],
 )
 def test_a_damaged_run_is_one_sentence_with_its_file(curbench, tmp_path, name, content):
     work = ("train", "countdown/uniform", "--set", "budget_steps=1", "--set", "batch=2", "--set", "group=2")
@@ -204,11 +223,24 @@ def test_a_damaged_run_is_one_sentence_with_its_file(curbench, tmp_path, name, c
     assert curbench(*work)[0] == 0
     directory = tmp_path / "countdown" / "uniform" / "0"
     run = directory / "run.json"
-    run.write_text(run.read_text().replace("complete", "running"))
+    if name != "evals.jsonl":  # which a run that is not complete would write again
+        run.write_text(run.read_text().replace("complete", "running"))
     (directory / name).write_text(content)
     code, out, err = curbench(*work, "--resume")
     assert (code, out) == (2, "")
     assert f"{directory / name} " in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "holds no evaluation"), ('{"step"\n', "line 1 is not JSON"), ("{}\n", "line 1 lacks n")],
+)
+def test_a_complete_run_whose_evaluations_are_gone_is_one_sentence(tmp_path, content, message):
+    from curbench.record import read_evaluations
+
+    (tmp_path / "evals.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=f"evals.jsonl {message}"):
+        read_evaluations(tmp_path)
 
 
 def test_report_replaces_nothing_but_reports(curbench, tmp_path):

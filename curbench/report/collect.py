@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curbench.record import read_json, require_keys
+from curbench.record import read_evaluations, read_json, read_lines, require_keys
 from curbench.sim.grid import read_unit
 from curbench.sim.learner_grid import read_learner_unit
 from curbench.types import Array
@@ -140,28 +139,12 @@ def _check(path: Path, content: dict[str, Any], keys: dict[str, str]) -> None:
         require_keys(f"{path}: {place}", value, *names.split())
 
 
-def _read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path} line {number} is not JSON: {error}") from None
-        require_keys(f"{path} line {number}", rows[-1], *keys)
-    return rows
-
-
 def _read_run(path: Path, content: dict[str, Any]) -> TrainingRun:
     require_keys(f"{path}: spec", content["spec"], "suite", "curator", "seed")
     for one in content["environment"]:
         require_keys(f"{path}: environment", one, *ENVIRONMENT.split())
-    step = _read_lines(path.parent / "steps.jsonl", "step", "degenerate", "seconds")
-    evaluation = _read_lines(path.parent / "evals.jsonl", "step", "tokens", "pass_rate", "success", "n")
-    if not evaluation:
-        raise ValueError(f"{path.parent / 'evals.jsonl'} holds no evaluation")
-    sizes = sorted({len(row[name]) for row in evaluation for name in ("success", "n")})
-    if len(sizes) > 1:
-        raise ValueError(f"{path.parent / 'evals.jsonl'} holds evaluations on {' and '.join(map(str, sizes))} problems")
+    step = read_lines(path.parent / "steps.jsonl", "step", "degenerate", "seconds")
+    evaluation = read_evaluations(path.parent)
     files = sorted((path.parent / "selections").glob("*.parquet"))
     selected = np.concatenate([np.empty((2, 0), np.int64), *map(_read_slots, files)], axis=1)
     return TrainingRun(

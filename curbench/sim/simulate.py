@@ -18,7 +18,7 @@ from curbench.curators import curator_class
 from curbench.curators.base import Curator
 from curbench.philox import spawn_seeds
 from curbench.provenance import environment
-from curbench.record import write_atomic
+from curbench.record import read_json, require_keys, write_atomic
 from curbench.regret import SLACK_TOLERANCE, Bound
 from curbench.sim.arms import Arms, noise_text
 from curbench.sim.coverage import Coverage, Spending, Standard
@@ -191,6 +191,7 @@ def simulate(
     example, pair = fresh(first_seed)
     grid = np.unique(np.geomspace(1, arms.horizon, GRID_POINTS).astype(np.int64))
     standard = Standard(arms, comparator or arms.comparator, batch, grid)
+    ahead = standard.ahead  # refuses a comparator that does not exist here
     covered, why = standard.cover(example, late=late != NO_DELAY)
     compared = None if covered is None else covered.path(example)
     budgeted = range(0) if compared is None else range(first_seed, first_seed + BUDGET_SEEDS)
@@ -207,8 +208,8 @@ def simulate(
     workers = (threads or os.cpu_count() or 1) if compiled else 1
     with ThreadPoolExecutor(workers) as pool:
         trajectory = list(pool.map(run, range(first_seed, first_seed + seeds)))
-    p_form = np.array([one.p_form for one in trajectory]) - standard.ahead
-    sampled = np.array([one.sampled for one in trajectory]) - standard.ahead
+    p_form = np.array([one.p_form for one in trajectory]) - ahead
+    sampled = np.array([one.sampled for one in trajectory]) - ahead
     kind = "sampled" if np.isnan(p_form).any() else "p_form"
     curve = sampled if kind == "sampled" else p_form
     slack = np.array([one.min_slack for one in trajectory])
@@ -291,9 +292,12 @@ def kept(
     if not resume:
         raise ValueError(f"{path} exists; pass --resume to keep it, or choose another --out")
     try:
-        return json.loads(path.read_text())["row"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{path} is not a kept simulation; delete it to run it again") from error
+        content = read_json(path)
+        require_keys(path, content, "row")
+        require_keys(f"{path}: row", content["row"], "regret", "bound", "holds", "certificate", "budget")
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it to run it again") from None
+    return content["row"]
 
 
 def _json(value: Array) -> list[Any]:

@@ -37,6 +37,8 @@ class GreedyOracle(Curator):
 
     def __init__(self, bank: Bank, *, actor: LearnerActor, estimator: str = "grpo", **common: Any) -> None:
         super().__init__(bank, **common)
+        if self.batch > len(bank):
+            raise ValueError(f"{GREEDY} selects {self.batch} different problems; the bank has {len(bank)}")
         self.actor, self.estimator = actor, estimator
 
     def select(self, batch: int) -> Selection:

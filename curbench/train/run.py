@@ -21,7 +21,7 @@ from curbench.curators.base import Curator
 from curbench.features import file_name, make_sources, parse_sources, write_features
 from curbench.loop import Budget, Spent, run
 from curbench.philox import spawn_seeds
-from curbench.record import RunRecord, previous_run
+from curbench.record import RunRecord, previous_run, read_evaluations
 from curbench.signals import SIGNALS
 from curbench.stats import paired_difference
 from curbench.suites import Suite
@@ -185,9 +185,12 @@ def train(
 
 
 def result_row(directory: Path) -> dict[str, Any]:
-    """The machine-readable result of a finished run: what was spent, and held-out pass rate before and after."""
+    """The machine-readable result of a finished run: what was spent, and held-out pass rate before and after.
+
+    Raises ValueError, naming the file, if its evaluations are damaged.
+    """
     spec = json.loads((directory / "run.json").read_text())["spec"]
-    evals = [json.loads(line) for line in (directory / "evals.jsonl").read_text().splitlines()]
+    evals = read_evaluations(directory)
     first, last = evals[0], evals[-1]
     after, before = (np.array(row["success"]) / np.array(row["n"]) for row in (last, first))
     change = paired_difference(after, before)
