@@ -117,6 +117,7 @@ def aggregate_iqm(
     score      one f64[S] per task, comparable between tasks; tasks may have different numbers of seeds
     generator  of the resampling: runs are drawn with replacement within each task
     draws      bootstrap samples
+    Returns    over n runs in all; infinitely wide if a task has a single run, which says nothing of its spread
     Source     Agarwal et al. 2021 (2108.13264) sections 4 and 5.
 
     >>> aggregate_iqm([np.ones(4), np.ones(6)], generator=np.random.default_rng(0), draws=10)
@@ -126,6 +127,8 @@ def aggregate_iqm(
     value = interquartile_mean(np.concatenate(resampled, axis=1))
     lo, hi = np.quantile(value, [0.5 - level / 2, 0.5 + level / 2])
     every = np.concatenate(score)
+    if min(task.size for task in score) == 1:
+        lo, hi = -np.inf, np.inf
     return Interval(float(interquartile_mean(every)), float(lo), float(hi), every.size)
 
 

@@ -140,6 +140,7 @@ def test_the_interval_of_an_improvement_covers_the_truth_nineteen_times_in_twent
 
 def test_a_single_seed_has_no_interval_and_unpaired_runs_are_refused():
     assert improvement_probability([np.ones(1)], [np.zeros(1)]) == (1.0, -np.inf, np.inf, 1)
+    assert aggregate_iqm([np.ones(1), np.ones(5)], generator=np.random.default_rng(0)) == (1.0, -np.inf, np.inf, 6)
     with pytest.raises(ValueError, match="need the same tasks and seeds"):
         improvement_probability([np.ones(3)], [np.ones(2)])
 

@@ -236,7 +236,7 @@ def cells(row: dict[str, Any], cost: dict[str, Any]) -> tuple[str, ...]:
         row["curator"],
         str(row["seeds"]),
         f"{iqm['mean']:.3f}",
-        f"[{iqm['lo']:.3f}, {iqm['hi']:.3f}]",
+        "" if iqm["lo"] is None else f"[{iqm['lo']:.3f}, {iqm['hi']:.3f}]",
         "" if over is None else f"{over['mean']:.2f}",
         str(row["beats"]),
         f"{row['early_iqm']['mean']:.3f}",

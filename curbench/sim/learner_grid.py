@@ -11,12 +11,17 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from curbench.averaging import Averaging
 from curbench.config import convert, parse_hyper, validate
 from curbench.curators import curator_class, split_admission
 from curbench.loop import Budget
+from curbench.schedules import Schedule
 from curbench.sim.axes import Count, Entries, Late, Listed, Whole, choices, label, read_row, unit_path, write_row
 from curbench.sim.learner import LEARNERS, Recipe
 from curbench.sim.simulate_learner import GREEDY, LearnerSimulation, check, simulate_learner
+
+MODELS = ("schedule", "averaging")
+"""Axes whose values have parameters."""
 
 FIXED = frozenset({"source", "noisy", "impossible"})
 """Parts of a recipe that are texts or lists, hence no axes."""
@@ -32,6 +37,8 @@ class Axes(BaseModel):
     estimator      of the advantage, see ``advantage.ESTIMATORS``
     signal         utility of a group, see ``signals.SIGNALS``; null is the curator's own
     features       what neural curators are told, see ``features.SOURCES``; null is the latent loadings
+    schedule       of the learning rate: {name: wsd, decay: 0.2}, see ``schedules.Schedule``
+    averaging      of checkpoints: {every: 5}, see ``averaging.Averaging``; null is none
     instance_seed  which problems are drawn; null: every seed draws its own
     """
 
@@ -46,6 +53,8 @@ class Axes(BaseModel):
     estimator: Listed[str] = ["grpo"]
     signal: Listed[str | None] = [None]
     features: Listed[str | None] = [None]
+    schedule: Listed[Schedule] = [Schedule()]
+    averaging: Listed[Averaging | None] = [None]
     instance_seed: Listed[Count | None] = [0]
 
 
@@ -77,27 +86,30 @@ class LearnerUnit:
     estimator: str
     signal: str | None
     features: str | None
+    schedule: Schedule
+    averaging: Averaging | None
     instance_seed: int | None
     curator: str
     hyper: dict[str, Any]
     seeds: int
 
     HEAD: ClassVar[tuple[str, ...]] = (
-        *("learner", "B", "G", "delay", "curator", "seeds", "start", "competence", "interval"),
-        *("tokens to target", "reached", "wasted", "oracle regret"),
+        *("learner", "B", "G", "delay", "curator", "rate", "seeds", "start", "competence", "interval"),
+        *("averaged", "tokens to target", "reached", "wasted", "oracle regret"),
     )
 
     @cached_property
     def path(self) -> Path:
         """Where it is kept: in learn, under a name for everything asked for."""
-        return unit_path("learn", self.learner, self.curator, asdict(self))
+        late = {name: value and value.model_dump() for name, value in vars(self).items() if name in MODELS}
+        return unit_path("learn", self.learner, self.curator, asdict(self) | late)
 
     @property
     def question(self) -> dict[str, Any]:
         """Arguments of ``simulate_learner`` and ``check``, but for the seeds."""
-        names = ("parameter", "batch", "group", "delay", "estimator", "signal", "features", "instance_seed", "hyper")
+        names = ("parameter", "batch", "group", "delay", "estimator", "signal", "features", *MODELS, "instance_seed")
         budget = Budget(self.steps, self.rollouts, self.tokens) if self.steps or self.rollouts or self.tokens else None
-        return {name: getattr(self, name) for name in names} | {"budget": budget}
+        return {name: getattr(self, name) for name in names} | {"budget": budget, "hyper": self.hyper}
 
     def simulate(self, progress: Callable[[], None] = lambda: None) -> LearnerSimulation:
         """Runs it. ``progress`` is called after every seed."""
@@ -124,14 +136,17 @@ class LearnerUnit:
     def cells(row: dict[str, Any]) -> tuple[str, ...]:
         """One line of the table under ``HEAD``."""
         competence, tokens = row["competence"], row["tokens_to_target"]
+        rate = {name: value for name, value in row["schedule"].items() if name != "name"}
         return (
             label(row["learner"], row["parameter"]),
             *(str(row[name]) for name in ("batch", "group", "delay")),
             label(row["curator"], row["hyper"]),
+            label(row["schedule"]["name"], {name: value for name, value in rate.items() if value or name != "warmup"}),
             str(row["seeds"]),
             f"{row['start']:.3f}",
             f"{competence['mean']:.3f}",
             "" if competence["lo"] is None else f"[{competence['lo']:.3f}, {competence['hi']:.3f}]",
+            "" if row["averaged"] is None else f"{row['averaged']['mean']:.3f}",
             "" if tokens is None else f"{tokens:.0f}",
             f"{row['reached']}/{row['seeds']}",
             f"{row['wasted']['mean']:.2f}",

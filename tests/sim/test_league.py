@@ -14,6 +14,7 @@ from curbench.sim.league import (
     SCENARIOS,
     Entry,
     League,
+    cells,
     gather,
     league_units,
     read_league,
@@ -98,6 +99,12 @@ def test_standings_rank_by_the_interquartile_mean_and_leave_out_the_oracle():
     assert best["score"] == pytest.approx({"bimodal": 0.5625, "huge bank": 0.5625})
     assert best["competence"] == pytest.approx({"bimodal": 0.5, "huge bank": 0.625})
     json.dumps(table, allow_nan=False)
+
+
+def test_a_single_seed_has_scores_and_no_intervals():
+    (alone,) = [row for row in standings(league_of(**GAINS | {"one": [0.25]}), draws=10) if row["curator"] == "one"]
+    assert alone["iqm"] == {"mean": 0.5, "lo": None, "hi": None}
+    assert cells(alone, {"curation_s": {}}) == ("one", "1", "0.500", "", "1.00", "0", "0.500", "0.25", "")
 
 
 def test_standings_are_the_same_every_time_and_for_any_company():

@@ -67,6 +67,7 @@ def test_arms_and_learners_share_a_file(tmp_path):
 
 def test_every_question_changes_the_name_of_the_file():
     ways = {"steps": 3, "rollouts": 64, "tokens": 99, "batch": 5, "group": 4, "delay": 1, "estimator": "dr_grpo"}
+    ways |= {"schedule": {"name": "linear"}, "averaging": {"every": 1}}
     ways |= {"signal": "mean_reward", "instance_seed": 1, "seeds": 3, "curators": "greedy", "learners": "forgetting"}
     path = {units_of(**{name: value})[0].path for name, value in ways.items()}
     path |= {units_of(learners={"plain": {"forgetting": 0.1}})[0].path, units_of()[0].path}
@@ -74,7 +75,20 @@ def test_every_question_changes_the_name_of_the_file():
     assert units_of(delay="2:0:0")[0].path == units_of(delay=2)[0].path
 
 
+def test_schedules_and_averages_are_axes_of_learners(tmp_path):
+    (tmp_path / "rates.yaml").write_text(
+        "{learners: plain, curators: uniform, steps: 4, batch: 4, seeds: 2, averaging: {every: 1, count: 2},\n"
+        " schedule: [name: constant, {name: wsd, decay: 0.5, warmup: 0.25}]}"
+    )
+    flat, decayed = (unit.run(tmp_path, {}) for unit in read_grid(tmp_path / "rates.yaml"))
+    assert decayed["schedule"] == {"name": "wsd", "decay": 0.5, "warmup": 0.25}
+    assert decayed["competence"]["mean"] < flat["competence"]["mean"] != flat["averaged"]["mean"]
+    assert "wsd warmup=0.25 decay=0.5" in LearnerUnit.cells(decayed)
+
+
 BAD = [
+    ("schedule: {name: wds}", "schedule.0: unknown schedule 'wds'; choose from constant"),
+    ("averaging: {every: 0}", "averaging.0.every: Input should be greater than or equal to 1; got 0"),
     ("learners: nope", "unknown learner 'nope'; choose from plain"),
     ("learners: [plain: {noise: 1}]", "Recipe has no setting 'noise'; its settings: problems"),
     ("curators: nope", "unknown curator 'nope'"),
