@@ -9,7 +9,7 @@ from curbench.report.sim_figures import competence_figure, complete
 from curbench.report.sweep import by_test_bed, cut, held, lines, looseness, slopes, swept, theorems
 from curbench.sim.axes import write_row
 from curbench.sim.grid import Grid, expand
-from curbench.sim.learner_grid import CURVES, read, read_learner_unit
+from curbench.sim.learner_grid import read, read_learner_unit
 from tests.report.browser import chromium, inspect
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # a layout that does not fit
@@ -198,7 +198,8 @@ def test_a_learner_unit_without_what_the_page_reads_is_named(learnt_folder, tmp_
     content = read_learner_unit(kept)
     del content["row"]["competence"]["lo"]
     path = tmp_path / "learn" / kept.name
-    write_row(path, {name: content[name] for name in CURVES}, {"row": content["row"], "environment": {}}, {})
+    column = {name: value for name, value in content.items() if name not in ("row", "environment")}
+    write_row(path, column, {"row": content["row"], "environment": {}}, {})
     with pytest.raises(ValueError, match=rf"{kept.name}.* lacks"):
         collect([tmp_path])
 
