@@ -43,6 +43,7 @@ class Dots(ProblemCurator):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("feature",)
+    neural: ClassVar[bool] = True
     explores: ClassVar[bool] = False
     oversamples: ClassVar[bool] = True
 

@@ -37,6 +37,7 @@ class Pcl(ProblemCurator):
     candidates, ties apart: the propensity is 1, and far problems have no chance.
     """
 
+    neural: ClassVar[bool] = True
     explores: ClassVar[bool] = False
 
     def __init__(
