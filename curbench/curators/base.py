@@ -13,6 +13,10 @@ from curbench.types import PLAIN, ActorView, Array, Bank, Feedback, GroupStats, 
 ADMISSIONS = ("all", "nondegenerate")
 
 
+NEARLY_UNIFORM = 0.98
+"""Effective share of the bank (``metrics``), on average over a run, from which a sampler is uniform in all but name."""
+
+
 class Part(Protocol):
     """A piece of a curator with a state of its own, such as an estimator (``curators.estimators``)."""
 
@@ -180,7 +184,7 @@ class Curator(ABC):
         """Numbers worth logging after an update; all have those of the latest draw, see ``Selection.entropy``.
 
         effective_support  exp(entropy), the number of problems a uniform draw with this entropy would choose from
-        effective_share    the same over N: near 1 the sampler is uniform in all but name (``report`` points that out)
+        effective_share    the same over N: from ``NEARLY_UNIFORM`` on the sampler is uniform in all but name
         """
         if self._latest is None:
             return {}

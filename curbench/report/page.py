@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curbench import suites
+from curbench.curators.base import NEARLY_UNIFORM
 from curbench.record import write_atomic
 from curbench.report import figures
 from curbench.report.collect import Collection, TrainingRun, collect
@@ -86,7 +87,8 @@ def _training(runs: list[TrainingRun]) -> Iterable[str]:
             "Intervals are 95 %, paired over held-out problems after averaging over the training seeds: they hold no "
             "variance between further training seeds, so a difference between curators needs more seeds than these to "
             "be called one. Comparisons with uniform, where it ran with the same settings, are not corrected for their "
-            "number. Curation time leaves out the first step of each process, which compiles."
+            "number. Effective support is exp(entropy of the draw) as a share of the bank, before any group is "
+            "rejected. Curation time leaves out the first step of each process, which compiles."
         )
         bank = suites.load(suite).bank
         chosen = {
@@ -106,9 +108,14 @@ def _unfinished(directory: list[Path]) -> Iterable[str]:
         yield note(f"Left out: {count}, to be continued with curbench train --resume: {names}.")
 
 
+def _nearly_uniform(row: Result) -> str:
+    """Says so where a curator that is not uniform draws as if it were."""
+    return ", nearly uniform" if row.support >= NEARLY_UNIFORM and not row.curator.startswith("uniform") else ""
+
+
 RESULT_HEAD = (
     *("curator", "seeds", "steps", "tokens", "before", "after", "change"),
-    *("after &minus; uniform", "degenerate groups", "curation time"),
+    *("after &minus; uniform", "degenerate groups", "effective support", "curation time"),
 )
 
 
@@ -124,6 +131,7 @@ def _result_row(row: Result) -> list[str]:
         interval(row.change),
         versus,
         f"{100 * row.degenerate:.0f} %",
+        f"{100 * row.support:.0f} %" + _nearly_uniform(row) if isfinite(row.support) else "",
         f"{100 * row.curator_share:.1f} %" if isfinite(row.curator_share) else "",
     ]
 

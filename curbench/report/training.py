@@ -36,6 +36,7 @@ class Result(NamedTuple):
     change: Interval  # after minus before, paired over held-out problems
     versus_uniform: Interval | None  # after minus uniform's after, paired likewise
     degenerate: float  # share of groups with all rewards equal
+    support: float  # effective share of the bank that was drawn from, mean over steps; nan where it was not logged
     curator_share: float  # share of the time spent in select, signal and curator update
 
 
@@ -150,10 +151,16 @@ def results(runs: list[TrainingRun]) -> list[Result]:
                 change=paired_difference(after[name], before),
                 versus_uniform=versus,
                 degenerate=float(np.mean([row["degenerate"] for row in step])) if step else float("nan"),
+                support=_support(step),
                 curator_share=curator_share(same),
             )
         )
     return table
+
+
+def _support(step: list[dict[str, Any]]) -> float:
+    share = [row["curator"]["effective_share"] for row in step if "effective_share" in row.get("curator", {})]
+    return float(np.mean(share)) if share else float("nan")
 
 
 def _averaged(last: list[dict[str, Any]]) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from curbench.averaging import Averaging
 from curbench.curators import curator_class, split_admission
-from curbench.curators.base import Curator
+from curbench.curators.base import NEARLY_UNIFORM, Curator
 from curbench.features import make_features, make_sources
 from curbench.loop import Budget, Spent, State, StepResult, run
 from curbench.philox import spawn_seeds
@@ -43,8 +43,7 @@ class GreedyOracle(Curator):
 
     def select(self, batch: int) -> Selection:
         best = np.argsort(-self.actor.value(self.group, self.estimator), kind="stable")[:batch]
-        self.step += 1
-        return Selection(self.step - 1, self.step - 1, best, np.ones(batch), np.full(batch, self.group), "fixed")
+        return self.selected(best, np.ones(batch), "fixed")
 
     def update(self, feedback: Feedback) -> None:
         """Nothing: it knows."""
@@ -56,6 +55,7 @@ class Watch:
     competence, tokens  of every step, the start included
     regret              sum over steps of max_x value(x) - mean over slots of value(x), at the skill before the step
     wasted              rollouts in degenerate groups
+    support             effective share of the bank that every step was drawn from
     averaged            competence of averaged checkpoints at the end, None without
     curation_s          seconds of every step that the curator and its signal took; the first step compiles
     """
@@ -65,6 +65,7 @@ class Watch:
         self.competence, self.tokens = [actor.competence], [0]
         self.spent = Spent()
         self.regret, self.wasted = 0.0, 0
+        self.support: list[float] = []
         self.averaged: float | None = None
         self.curation_s: list[float] = []
         self.value = actor.value(group, estimator)
@@ -75,6 +76,7 @@ class Watch:
         stats = result.feedback.stats
         self.regret += float(self.value.max() - self.value[result.selection.problem].mean())
         self.wasted += int(stats.n[stats.degenerate].sum())
+        self.support.append(metrics["effective_share"])
         self.competence.append(self.actor.competence)
         self.tokens.append(spent.tokens)
         self.value = self.actor.value(self.group, self.estimator)
@@ -101,6 +103,7 @@ class LearnerSimulation:
                        over steps of what spending the step on the most valuable problem would have added, to first
                        order, less what the selection adds. Not policy regret: another path has other oracles
     wasted             share of rollouts in degenerate groups
+    support            effective share of the bank that was drawn from (``Curator.metrics``), mean over steps and seeds
     spent              steps, rollouts and tokens of the first seed
     begin, final, early  f64[S], competence before and after, and area, of every seed
     curation_s         median over steps and seeds of what curation took, in seconds: not a result, but a cost
@@ -130,6 +133,7 @@ class LearnerSimulation:
     tokens_to_target: float | None
     regret: Interval
     wasted: Interval
+    support: float
     spent: Spent
     begin: Array
     final: Array
@@ -162,6 +166,7 @@ class LearnerSimulation:
             "tokens_to_target": self.tokens_to_target,
             "regret": self.regret.row(),
             "wasted": self.wasted.row(),
+            "support": self.support,
             **{name: getattr(self.spent, name) for name in ("steps", "rollouts", "tokens")},
         }
 
@@ -267,6 +272,7 @@ def simulate_learner(
         tokens_to_target=median if np.isfinite(median) else None,
         regret=mean_interval(np.array([watch.regret for watch in watched])),
         wasted=mean_interval(np.array([watch.wasted / watch.spent.rollouts for watch in watched])),
+        support=float(np.mean([share for watch in watched for share in watch.support])),
         spent=watched[0].spent,
         begin=begin,
         final=final,
@@ -354,7 +360,8 @@ def describe(row: dict[str, Any]) -> str:
     return (
         f"{row['learner']}/{row['curator']}  competence {row['start']:.3f} -> {competence['mean']:.3f}{interval} "
         f"({row['seeds']} seeds, {row['rollouts']:,} rollouts)  {row['target']:.3f} {arrival}  "
-        f"oracle regret {regret['mean']:.2f}  wasted {row['wasted']['mean']:.0%}"
+        f"oracle regret {regret['mean']:.2f}  wasted {row['wasted']['mean']:.0%}  support {row['support']:.0%}"
+        + ("  draws nearly uniformly" if row["support"] >= NEARLY_UNIFORM and row["curator"] != "uniform" else "")
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from curbench.provenance import environment
 from curbench.report import sim_figures, write_report
 from curbench.report.collect import TrainingRun, collect
+from curbench.report.page import _result_row
 from curbench.report.training import curator_share, learning_curve, results, stratum_share
 from curbench.sim.arms import make_arms
 from curbench.sim.simulate import keep, result_curves, simulate
@@ -27,7 +29,8 @@ def evaluation(step, tokens, success):
 
 def training_run(curator, seed, *evaluations, problem=(0, 1, 2, 3), status="complete", **setting):
     rows = [evaluation(*one) for one in evaluations]
-    step = [{"step": i + 1, "degenerate": 0.5, "seconds": SECONDS} for i in range(rows[-1]["step"])]
+    drawn = {"effective_share": 0.25 if curator == "uniform" else 0.99}
+    step = [{"step": i + 1, "degenerate": 0.5, "curator": drawn, "seconds": SECONDS} for i in range(rows[-1]["step"])]
     spec = {"suite": "countdown", "curator": curator, "seed": seed} | setting
     selected = np.repeat(np.arange(1, rows[-1]["step"] + 1), len(problem))
     chosen = np.tile(problem, rows[-1]["step"])
@@ -129,6 +132,15 @@ def test_curation_time_leaves_out_the_first_step_of_each_process():
         run.step[i]["seconds"] = SECONDS | {"select": 1000.0}
     assert curator_share([run]) == pytest.approx(0.2)
     assert np.isnan(curator_share([training_run("sec", 0, (0, 0, [0]), (1, 10, [1]))]))
+
+
+def test_a_curator_that_draws_nearly_uniformly_is_pointed_out():
+    table = {row.curator: row for row in results(UNIFORM + SEC)}
+    assert (table["uniform"].support, table["sec"].support) == (0.25, pytest.approx(0.99))
+    assert "99 %, nearly uniform" in _result_row(table["sec"])
+    assert "25 %" in _result_row(table["uniform"])
+    nameless = [replace(SEC[0], step=[{"step": 1, "degenerate": 0.5, "seconds": SECONDS}])]
+    assert "" in _result_row(results(nameless)[0])
 
 
 def test_stratum_shares_add_up_at_every_time():
