@@ -95,17 +95,19 @@ py::tuple identify_ids(const py::object& id) {
 }
 
 void bind_policy_improvement(py::module_& m) {
-  m.def("policy_improvement", [](py::handle new_logprob, int64_t new_stride, py::handle old_logprob,
-                                 int64_t old_stride, int64_t tokens, py::handle mask, int64_t mask_stride,
-                                 py::handle length, py::handle advantage, py::handle offset, py::handle order,
-                                 int64_t size, int64_t count, int64_t slots, int kind, double clip, py::handle utility,
+  m.def("policy_improvement", [](py::handle new_logprob, bool new_bf16, int64_t new_stride, py::handle old_logprob,
+                                 bool old_bf16, int64_t old_stride, int64_t tokens, py::handle mask, bool wide_mask,
+                                 int64_t mask_stride, py::handle length, py::handle bound, py::handle advantage,
+                                 py::handle offset, py::handle order, int64_t size, int64_t count, int64_t slots,
+                                 int kind, double clip_low, double clip_high, bool surrogate, py::handle utility,
                                  py::handle ratio, py::handle token_count, py::handle fault, const Where& where) {
-    check(tokens < INT32_MAX, "a row holds fewer than 2^31 tokens; got " + std::to_string(tokens));
+    check(!bound.is_none() || tokens < INT32_MAX,
+          "a row holds fewer than 2^31 tokens; got " + std::to_string(tokens));
     const PolicyImprovement args = {
-        at<float>(new_logprob), new_stride, at<float>(old_logprob), old_stride, tokens, at<uint8_t>(mask),
-        mask_stride, at<int64_t>(length), at<double>(advantage), groups_of(offset, order, size, count, slots),
-        static_cast<RatioKind>(kind), clip, at<double>(utility), at<double>(ratio), at<int64_t>(token_count),
-        at<int64_t>(fault)};
+        at<void>(new_logprob), new_bf16, new_stride, at<void>(old_logprob), old_bf16, old_stride, tokens,
+        at<void>(mask), wide_mask, mask_stride, at<int64_t>(length), at<int64_t>(bound), at<double>(advantage),
+        groups_of(offset, order, size, count, slots), static_cast<RatioKind>(kind), clip_low, clip_high, surrogate,
+        at<double>(utility), at<double>(ratio), at<int64_t>(token_count), at<int64_t>(fault)};
     dispatch(args, where, cpu::policy_improvement, cuda::policy_improvement);
   });
 }

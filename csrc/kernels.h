@@ -52,22 +52,29 @@ int64_t group_advantage_workspace(int estimator, int64_t groups);
 enum class RatioKind : int { kSequenceMean, kSequence, kTokenMean };
 
 struct PolicyImprovement {
-  const float* new_logprob;  // [R, L], rows new_stride apart
+  const void* new_logprob;  // float or bfloat16 [R, L], rows new_stride apart; [L] with bound
+  bool new_bf16;
   int64_t new_stride;
-  const float* old_logprob;
+  const void* old_logprob;
+  bool old_bf16;
   int64_t old_stride;
-  int64_t tokens;          // L
-  const uint8_t* mask;     // [R, L], read when length is null
+  int64_t tokens;    // L
+  const void* mask;  // uint8 or, if wide, int64 [R, L] or [L], or null: every token
+  bool wide_mask;
   int64_t mask_stride;
-  const int64_t* length;   // [R] or null
+  const int64_t* length;    // [R], leading tokens of a row, or null: all
+  const int64_t* bound;     // [R + 1], row r is bound[r] .. bound[r + 1] of what is then packed, or null
   const double* advantage;  // [R]
   Groups groups;
   RatioKind kind;
-  double clip;         // upper bound of a ratio; inf for none
-  double* utility;     // [B]
-  double* ratio;       // [R]
+  double clip_low;   // bounds of a ratio; -inf and inf for none
+  double clip_high;
+  bool surrogate;        // the utility is the mean of ratio A, not of (ratio - 1) A
+  double* utility;       // [B]
+  double* ratio;         // [R]
   int64_t* token_count;  // [R]
-  int64_t* fault;      // [4]: row with bad length, row with bad ratio, group with bad bounds, group with bad utility
+  int64_t* fault;        // [5]: row with bad length or bounds, row with bad ratio, group with bad bounds, group with
+                         // bad utility, group whose order is outside
 };
 
 enum class Dtype : int { kFloat32, kBfloat16, kInt8 };

@@ -52,7 +52,6 @@ struct Bank {
   }
 };
 
-CURBENCH_HD float widen(uint16_t bfloat16) { return from_bits(static_cast<uint32_t>(bfloat16) << 16); }
 
 // Row of the bank of candidate i; -1, and reported, when there is none.
 CURBENCH_HD int64_t problem_of(const ScoreBank& a, int64_t i) {

@@ -277,6 +277,17 @@ def matrix(
     return array, row
 
 
+def packed(place: Place, name: str, value: Any, dtypes: tuple[str, ...], length: int | None = None) -> Any:
+    """``value`` untouched, a vector without gaps."""
+    array = owned(place, name, value, 1)
+    got = place.dtype(array)
+    require(got in dtypes, f"{name} must be {one_of(dtypes)}; got {got}")
+    require(length is None or len(array) == length, f"{name} must have {length} entries; got {len(array)}")
+    whole = len(array) <= 1 or (place.aligned(array) and place.strides(array) == (1,))
+    require(whole, f"{name} must be contiguous: copy it once, where it is made")
+    return array
+
+
 def groups(place: Place, group: Any, slots: int) -> tuple[Any, Any, int, int]:
     """(offsets or None, order or None, group size or 0, number of groups). Whether offsets rise is for the kernel to
     see. Numpy arrays in a ``Grouping`` are brought to ``place``, since strings have no other home."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 ESTIMATORS = ("grpo", "dr_grpo", "rloo", "grpo_batch", "rloo_std")  # the order of csrc/kernels.h, as in those below
 EPS_MODES = ("add", "floor_variance", "unless_zero")
 RATIOS = ("sequence_mean", "sequence", "token_mean")
+FORMS = ("gain", "surrogate")
 DESIGNS = ("iid", "systematic", "race")
 BANK_DTYPES = ("float32", "bfloat16", "int8")
 ACTIVATIONS = ("none", "gelu", "gelu_tanh")
@@ -73,9 +74,26 @@ def unit_interval(name: str, value: float) -> None:
     require(0.0 <= value <= 1.0, f"{name} must be in [0, 1]; got {value!r}")
 
 
-def improvement_options(mask: Any, length: Any, ratio_clip: float | None) -> None:
-    require((mask is None) != (length is None), "exactly one of mask and length must be given")
-    require(ratio_clip is None or ratio_clip >= 1.0, f"ratio_clip must be at least 1, or None; got {ratio_clip!r}")
+def improvement_options(mask: Any, length: Any, cu_seqlens: Any) -> None:
+    if cu_seqlens is None:
+        require((mask is None) != (length is None), "exactly one of mask and length must be given for padded rows")
+    else:
+        require(length is None, "cu_seqlens holds the lengths of packed rows already; drop length")
+
+
+def clip_bounds(ratio_clip: Any) -> tuple[float, float]:
+    """
+    >>> clip_bounds(10.0)
+    (-inf, 10.0)
+    """
+    if ratio_clip is None:
+        return -math.inf, math.inf
+    if not isinstance(ratio_clip, tuple | list):
+        require(ratio_clip >= 1.0, f"ratio_clip must be at least 1, or None; got {ratio_clip!r}")
+        return -math.inf, float(ratio_clip)
+    around = len(ratio_clip) == 2 and 0.0 <= ratio_clip[0] <= 1.0 <= ratio_clip[1]
+    require(around, f"ratio_clip must be (low, high) with 0 <= low <= 1 <= high; got {ratio_clip!r}")
+    return float(ratio_clip[0]), float(ratio_clip[1])
 
 
 def bank_options(
@@ -151,10 +169,12 @@ def advantage_fault(fault: list[int], reward: Any, std_reward: Any, singleton: s
         raise ValueError(f"a group needs two rollouts; group {single} has one: singleton='zero' gives it advantage 0")
 
 
-def improvement_fault(fault: list[int], length: Any, ratio: Any) -> None:
+def improvement_fault(fault: list[int], length: Any, cu_seqlens: Any, ratio: Any) -> None:
     row, bad_ratio, group, bad_utility, order = fault
     group_fault(group)
     order_fault(order)
+    if row != NO_FAULT and cu_seqlens is not None:
+        raise ValueError(f"cu_seqlens must rise from 0 to T; see rollout {row}")
     if row != NO_FAULT:
         raise ValueError(f"length must be in [0, L]; row {row} has {int(length[row])!r}")
     if bad_ratio != NO_FAULT:

@@ -130,41 +130,55 @@ def policy_improvement(
     *,
     mask: Any = None,
     length: Any = None,
+    cu_seqlens: Any = None,
     ratio: str = "sequence_mean",
-    ratio_clip: float | None = None,
+    ratio_clip: float | tuple[float, float] | None = None,
+    form: str = "gain",
 ) -> PolicyImprovement:
     """See ``curbench.kernels.policy_improvement``."""
-    contract.improvement_options(mask, length, ratio_clip)
+    contract.improvement_options(mask, length, cu_seqlens)
+    low, high = contract.clip_bounds(ratio_clip)
     contract.choice("ratio", ratio, contract.RATIOS)
-    slots, tokens = new_logprob.shape
-    places = slots_of(group, slots)
-    if mask is None:
+    contract.choice("form", form, contract.FORMS)
+    tokens = new_logprob.shape[-1]
+    if cu_seqlens is not None:
+        bound = np.asarray(cu_seqlens)
+        bad = (np.diff(bound) < 0) | (bound[:-1] < 0) | (bound[1:] > tokens)
+        if len(bad):
+            bad[0] |= bound[0] != 0
+            bad[-1] |= bound[-1] != tokens
+        contract.improvement_fault([first(bad), *[NO_FAULT] * 4], None, cu_seqlens, None)
+        rows = [slice(i, j) for i, j in itertools.pairwise(bound)]
+    elif length is not None:
         length = np.asarray(length)
-        contract.improvement_fault(
-            [first((length < 0) | (length > tokens)), NO_FAULT, NO_FAULT, NO_FAULT, NO_FAULT], length, None
-        )
-        mask = np.arange(tokens) < length[:, None]
-    mask = np.asarray(mask).astype(bool)
-    n = mask.sum(axis=1)
-    log_rho = np.where(mask, new_logprob, 0.0).astype(np.float64) - np.where(mask, old_logprob, 0.0)
+        wrong = first((length < 0) | (length > tokens))
+        contract.improvement_fault([wrong, *[NO_FAULT] * 4], length, None, None)
+        rows = [(r, slice(n)) for r, n in enumerate(length)]
+    else:
+        rows = list(range(len(new_logprob)))
+    places = slots_of(group, len(rows))
 
-    per_token = np.maximum(n, 1)
-    with np.errstate(over="ignore"):
-        if ratio == "token_mean":
-            value = np.where(mask, np.exp(log_rho), 0.0).sum(axis=1) / per_token
-        elif ratio == "sequence":
-            value = np.exp(log_rho.sum(axis=1))
-        else:
-            value = np.exp(log_rho.sum(axis=1) / per_token)
-    value = np.where(n == 0, 1.0, value)
-    if ratio_clip is not None:
-        value = np.minimum(value, ratio_clip)
-    contract.improvement_fault([NO_FAULT, first(~np.isfinite(value)), NO_FAULT, NO_FAULT, NO_FAULT], length, value)
+    n, value = np.zeros(len(rows), np.int64), np.ones(len(rows))
+    for r, row in enumerate(rows):
+        new, old = new_logprob[row].astype(np.float64), old_logprob[row].astype(np.float64)
+        if mask is not None:
+            valid = np.asarray(mask)[row] != 0
+            new, old = new[valid], old[valid]
+        n[r] = len(new)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below, by row
+            if n[r] > 0 and ratio == "token_mean":
+                value[r] = np.exp(new - old).mean()
+            elif n[r] > 0:
+                value[r] = np.exp((new - old).sum() / (n[r] if ratio == "sequence_mean" else 1))
+    value = np.clip(value, low, high)
+    contract.improvement_fault([NO_FAULT, first(~np.isfinite(value)), *[NO_FAULT] * 3], length, cu_seqlens, value)
 
-    gain = (value - 1.0) * np.asarray(advantage, np.float64)
-    utility = np.array([gain[slot].mean() for slot in places])
-    contract.improvement_fault([NO_FAULT, NO_FAULT, NO_FAULT, first(~np.isfinite(utility)), NO_FAULT], length, value)
-    return PolicyImprovement(utility, value, n.astype(np.int64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        gain = (value - (1.0 if form == "gain" else 0.0)) * np.asarray(advantage, np.float64)
+        utility = np.array([gain[slot].mean() for slot in places])
+    bad_utility = first(~np.isfinite(utility))
+    contract.improvement_fault([*[NO_FAULT] * 3, bad_utility, NO_FAULT], length, cu_seqlens, value)
+    return PolicyImprovement(utility, value, n)
 
 
 def uniforms(seed: int, stream: int, step: int, n: int) -> Any:
