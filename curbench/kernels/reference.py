@@ -148,7 +148,7 @@ def policy_improvement(
             bad[0] |= bound[0] != 0
             bad[-1] |= bound[-1] != tokens
         contract.improvement_fault([first(bad), *[NO_FAULT] * 4], None, cu_seqlens, None)
-        rows = [slice(i, j) for i, j in itertools.pairwise(bound)]
+        rows: list[Any] = [slice(i, j) for i, j in itertools.pairwise(bound)]
     elif length is not None:
         length = np.asarray(length)
         wrong = first((length < 0) | (length > tokens))
