@@ -93,8 +93,9 @@ def designs(name):
 
 
 def trained_on(selection):
-    """Without the slots that are measured only."""
-    return selection if selection.probe is None else selection.take(~selection.probe)
+    """Without the slots that are measured only, unless it is a round of nothing else."""
+    mixed = selection.probe is not None and not selection.probe.all()
+    return selection.take(~selection.probe) if mixed else selection
 
 
 def arrays(curator):
