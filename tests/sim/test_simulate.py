@@ -288,6 +288,8 @@ def test_every_other_curator_is_simulated():
         "cyclical": {"inner": "sec"},
     }
     for name in CURATORS:
+        if name == "gain_rl":  # orders problems by the actor's hidden states
+            continue
         if not issubclass(curator_class(name), TabularCurator) and not curator_class(name).needs:
             hyper = settings.get(name, {})
             assert simulate(make_arms("stationary", horizon=5, arms=3), name, seeds=1, hyper=hyper).regret.mean >= 0
