@@ -8,9 +8,8 @@ namespace curbench::cpu {
 namespace {
 
 struct Loops {
-  BlockSum (*exponential_float)(const float* score, int64_t n, double* weight);
-  BlockSum (*exponential_double)(const double* score, int64_t n, double* weight);
-  void (*exponential_from)(const float* score, int64_t n, double top, double* weight);
+  void (*exponentials)(const float* score, int64_t n, double top, double* weight, double* sum);
+  double (*largest)(const float* score, int64_t n);
   void (*words)(const RaceClock& clock, int64_t first, int64_t n, uint32_t* high);
   void (*words_of)(const RaceClock& clock, const int64_t* id, int64_t n, uint32_t* high);
   int64_t (*below)(const uint32_t* high, const double* weight, double scale, int64_t n, uint16_t* index);
@@ -41,21 +40,14 @@ const Loops& loops() {
 
 }  // namespace
 
-BlockSum exponential_block(const float* score, int64_t n, double* weight) {
-  return loops().exponential_float(score, n, weight);
+void exponentials(const float* score, int64_t n, double top, double* weight, double* sum) {
+  loops().exponentials(score, n, top, weight, sum);
 }
 
-BlockSum exponential_block(const double* score, int64_t n, double* weight) {
-  return loops().exponential_double(score, n, weight);
-}
-
-void exponential_from(const float* score, int64_t n, double top, double* weight) {
-  loops().exponential_from(score, n, top, weight);
-}
+double largest(const float* score, int64_t n) { return loops().largest(score, n); }
 
 // A null weight is 1 everywhere: the race of the floor.
-template <class T>
-static void run(const Race& race, uint32_t stream, Earliest& earliest, const T* score, const double* weight,
+static void run(const Race& race, uint32_t stream, Earliest& earliest, const float* score, const double* weight,
                 double top, int64_t row, int64_t n) {
   const RaceClock clock = {race.seed, race.step, stream};
   uint32_t high[kBlock];
@@ -84,13 +76,10 @@ static void run(const Race& race, uint32_t stream, Earliest& earliest, const T* 
   earliest.prune();
 }
 
-template <class T>
-void Race::block(RaceLists& lists, const T* score, const double* weight, double top, int64_t row, int64_t n) const {
+void Race::enter(RaceLists& lists, const float* score, const double* weight, double top, int64_t row,
+                 int64_t n) const {
   if (floor < 1.0 && top > -HUGE_VAL) run(*this, kRace, lists.softmax, score, weight, top, row, n);
   if (floor > 0.0) run(*this, kFloorRace, lists.uniform, score, nullptr, 0.0, row, n);
 }
-
-template void Race::block(RaceLists&, const float*, const double*, double, int64_t, int64_t) const;
-template void Race::block(RaceLists&, const double*, const double*, double, int64_t, int64_t) const;
 
 }  // namespace curbench::cpu

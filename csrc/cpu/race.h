@@ -7,17 +7,11 @@
 
 namespace curbench::cpu {
 
-struct BlockSum {
-  double top;  // largest score
-  double sum;  // of exp(score - top), in the order of lane_sum
-};
+// weight[i] = exp(score[i] - top) for n rows, added to the 32 sums in the order of lane_sum; n is a multiple of 32 in
+// all but the last part of a block. Without sums they are not added.
+void exponentials(const float* score, int64_t n, double top, double* weight, double* sum);
 
-// Fills weight[i] = exp(score[i] - top).
-BlockSum exponential_block(const float* score, int64_t n, double* weight);
-BlockSum exponential_block(const double* score, int64_t n, double* weight);
-
-// The same from a given top, without the sum.
-void exponential_from(const float* score, int64_t n, double top, double* weight);
+double largest(const float* score, int64_t n);
 
 // Lets rows run in the races of a draw from (1 - floor) softmax + floor / M. Rows have the id first_id + row, or
 // id[row]; a score of -inf never arrives in the race of the softmax.
@@ -30,8 +24,7 @@ struct Race {
 
   // n <= kBlock rows from `row` on, with weight = exp(score - top) <= 1. Without id, first_id + row must divide by
   // kTile.
-  template <class T>
-  void block(RaceLists& lists, const T* score, const double* weight, double top, int64_t row, int64_t n) const;
+  void enter(RaceLists& lists, const float* score, const double* weight, double top, int64_t row, int64_t n) const;
 };
 
 }  // namespace curbench::cpu

@@ -11,7 +11,9 @@
 namespace curbench::cpu {
 namespace {
 
-constexpr int kAhead = 8;     // rows from one being read to one being fetched
+constexpr int64_t kPart = 192;         // rows scored at once: whole tiles of the race, whole groups of an MLP head
+constexpr int64_t kAheadBytes = 16384;  // from a row being read to one being fetched
+constexpr int64_t kMostAhead = 64;      // rows
 constexpr int kLowBits = 15;  // an int8 head is high * 2^15 + low
 
 constexpr int kTileRows = 6;
@@ -32,18 +34,23 @@ struct Head {
   const uint32_t* pairs;    // the same for pairs of features, as bfloat16; null where nothing multiplies them
 };
 
+constexpr int64_t kBeyond = 16 + kMostAhead;
+
 struct Rows {
-  const void* const* row;  // [n + kAhead]: those after the first n may be fetched
-  const float* scale;      // [n], of int8 rows
+  const void* const* row;  // [n + kBeyond]: others may be read after the first n, for nothing
+  int64_t ahead;           // rows
+  const float* scale;      // [n] of int8 rows, or null
   int64_t n;
   float* scratch;  // [kGroup * features] for an MLP head
 };
 
 struct Loops {
+  // Outputs of the head, with room for 16 more; those of int8 rows and a linear head in units.
   void (*linear[3])(const Head& head, const Rows& rows, double* out);  // by Dtype
   void (*mlp)(const Head& head, const Rows& rows, double* out);
-  // Scores of n rows from their products. Returns how many are not finite.
-  int64_t (*finish)(const double* dot, const double* prior, double bias, double temperature, int64_t n, float* score);
+  // Scores from these outputs, as score_of. Returns how many are not finite.
+  int64_t (*finish)(const ScoreBank& a, const double* dot, const float* scale, const float* prior, int64_t n,
+                    float* score);
   int64_t panel;  // hidden units side by side
 };
 
@@ -138,8 +145,8 @@ struct WideBack {
     const PaddedHead head(bank.a);
     const int64_t scratch = bank.a.hidden > 0 ? kGroup * bank.a.features : 0;
     std::vector<float> widened(scratch * launch.threads);
-    each_block(bank, lists, [&](int64_t t, int64_t n) {
-      score_block(bank.a, head.get(), t * kBlock, n, widened.data() + scratch * omp_get_thread_num());
+    each_block(bank, lists, [&](int64_t first, int64_t n) {
+      score_rows(bank.a, head.get(), first, n, widened.data() + scratch * omp_get_thread_num());
     });
   }
 
@@ -147,60 +154,76 @@ struct WideBack {
     each_block(bank, lists, [](int64_t, int64_t) {});
   }
 
-  // Blocks in runs, so that a thread reads on where it was.
+  // Fills the scores of rows in parts, and in between, part by part, sums the block before and sends it into the race:
+  // memory then brings the next rows meanwhile. Blocks in runs, so that a thread reads on where it was.
   template <class Fill>
   void each_block(const Bank& bank, RaceLists* lists, const Fill& fill) const {
-    constexpr int64_t kRun = 16;
+    constexpr int64_t kRun = 32;
     const ScoreBank& a = bank.a;
     const Race race = {a.seed, a.step, a.floor, 0, a.candidate};
     const int64_t blocks = bank.weight.blocks;
     std::vector<RaceLists> own(launch.threads, lists == nullptr ? RaceLists(1, 0) : *lists);
 #pragma omp parallel for num_threads(launch.threads) schedule(dynamic) if (launch.threads > 1)
     for (int64_t run = 0; run < blocks; run += kRun) {
-      double weight[kBlock];
-      for (int64_t t = run; t < std::min(run + kRun, blocks); ++t) {
-        const int64_t n = block_length(a.rows, t);
-        const float* score = bank.score + t * kBlock;
-        fill(t, n);
-        const BlockSum sum = exponential_block(score, n, weight);
-        bank.block_top[t] = sum.top;
-        bank.block_sum[t] = sum.sum;
-        if (lists != nullptr) race.block(own[omp_get_thread_num()], score, weight, sum.top, t * kBlock, n);
+      const int64_t end = std::min(run + kRun, blocks);
+      for (int64_t t = run; t <= end; ++t) {
+        const int64_t before = (t - 1) * kBlock;
+        double top = 0.0, sum[kLanes] = {}, weight[kPart];
+        if (t > run) top = largest(bank.score + before, block_length(a.rows, t - 1));
+        for (int64_t part = 0; part < kBlock; part += kPart) {
+          if (t < end) {
+            const int64_t left = block_length(a.rows, t) - part;
+            if (left > 0) fill(t * kBlock + part, std::min(kPart, left));
+          }
+          if (t > run) {
+            const int64_t n = std::min(kPart, block_length(a.rows, t - 1) - part);
+            if (n <= 0) continue;
+            const float* score = bank.score + before + part;
+            exponentials(score, n, top > -HUGE_VAL ? top : 0.0, weight, sum);  // a block of -inf has no weight
+            if (lists != nullptr) race.enter(own[omp_get_thread_num()], score, weight, top, before + part, n);
+          }
+        }
+        if (t == run) continue;
+        bank.block_top[t - 1] = top;
+        bank.block_sum[t - 1] = tree<kLanes>(sum, [](double x, double y) { return x + y; });
       }
     }
     if (lists != nullptr)
       for (const RaceLists& one : own) lists->add(one);
   }
 
-  static void score_block(const ScoreBank& a, const Head& head, int64_t first, int64_t n, float* scratch) {
-    static const int64_t kSize[] = {4, 2, 1};
+  static void score_rows(const ScoreBank& a, const Head& head, int64_t first, int64_t n, float* scratch) {
+    static constexpr int64_t kSize[] = {4, 2, 1};
     const int64_t stride = a.stride * kSize[static_cast<int>(a.dtype)];
     const char* base = static_cast<const char*>(a.feature);
-    const void* row[kBlock + kAhead];
-    float scale[kBlock];
-    double prior[kBlock], dot[kBlock + 16];
-    int64_t problem[kBlock];
-    for (int64_t i = 0; i < n; ++i) {
-      problem[i] = std::max<int64_t>(problem_of(a, first + i), 0);  // one that is reported may be any
-      row[i] = base + problem[i] * stride;
-      prior[i] = a.prior == nullptr ? 0.0 : static_cast<double>(a.prior[problem[i]]);
-      scale[i] = a.row_scale == nullptr ? 1.0f : a.row_scale[problem[i]];
-    }
-    for (int64_t i = n; i < n + kAhead; ++i) {
-      const int64_t next = std::min(first + i, a.rows - 1), id = a.candidate == nullptr ? next : a.candidate[next];
-      row[i] = 0 <= id && id < a.problems ? base + id * stride : base;
-    }
-
-    const Rows rows = {row, scale, n, scratch};
-    if (a.hidden > 0) {
-      loops().mlp(head, rows, dot);
+    const int64_t ahead = std::min(kMostAhead, kAheadBytes / std::max<int64_t>(1, stride) + 4);
+    const void* row[kPart + kBeyond];
+    float own_scale[kPart], own_prior[kPart];
+    const float* scale = a.row_scale == nullptr ? nullptr : a.row_scale + first;
+    const float* prior = a.prior == nullptr ? nullptr : a.prior + first;
+    const int64_t readable = std::min(n + kBeyond, a.rows - first);
+    if (a.candidate == nullptr) {
+      for (int64_t i = 0; i < readable; ++i) row[i] = base + (first + i) * stride;
     } else {
-      loops().linear[static_cast<int>(a.dtype)](head, rows, dot);
-      if (a.dtype == Dtype::kInt8)
-        for (int64_t i = 0; i < n; ++i) dot[i] = fixed_dot(a, problem[i], static_cast<int64_t>(dot[i]));
+      for (int64_t i = 0; i < readable; ++i) {
+        const int64_t problem = a.candidate[first + i];
+        const bool inside = 0 <= problem && problem < a.problems;
+        if (!inside && i < n) report(a.fault, first + i);
+        row[i] = base + (inside ? problem * stride : 0);
+        if (i >= n) continue;
+        if (scale != nullptr) own_scale[i] = inside ? a.row_scale[problem] : 0.0f;
+        if (prior != nullptr) own_prior[i] = inside ? a.prior[problem] : 0.0f;
+      }
+      if (scale != nullptr) scale = own_scale;
+      if (prior != nullptr) prior = own_prior;
     }
+    for (int64_t i = readable; i < n + kBeyond; ++i) row[i] = row[readable - 1];
+
+    double out[kPart + 16];
+    const auto dots = a.hidden > 0 ? loops().mlp : loops().linear[static_cast<int>(a.dtype)];
+    dots(head, {row, ahead, scale, n, scratch}, out);
     float* score = a.score + first;
-    if (loops().finish(dot, prior, a.bias, a.temperature, n, score) == 0) return;
+    if (loops().finish(a, out, scale, prior, n, score) == 0) return;
     for (int64_t i = 0; i < n; ++i)
       if (!finite(score[i])) return report(a.fault + 1, first + i);
   }
@@ -218,7 +241,7 @@ struct WideBack {
         held[n] = a.score[i];
         n += digit.holds(ordered(a.score[i])) ? 1 : 0;
       }
-      exponential_from(held, n, top, weight);
+      exponentials(held, n, top, weight, nullptr);
       uint64_t* sum = own[omp_get_thread_num()].data();
       for (int64_t i = 0; i < n; ++i)
         sum[digit.of(ordered(held[i]))] += static_cast<uint64_t>(weight[i] * scale + 0.5);
