@@ -6,7 +6,9 @@ import pytest
 from curbench.kernels import cuda_status
 
 # The first call of a jitted function compiles it: a deadline per example would fail at random.
-hypothesis.settings.register_profile("curbench", deadline=None)
+# The same examples everywhere, so that a failure is about the change at hand; for new ones: --hypothesis-profile=search
+hypothesis.settings.register_profile("curbench", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("curbench")
 
 

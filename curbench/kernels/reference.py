@@ -373,9 +373,9 @@ def draw(
         drawn, propensity = systematic(q, count, seed, step)
     else:
         drawn, log_time = exponential_race(s, log_normaliser, row=row, count=count, floor=floor, seed=seed, step=step)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):  # what rings at an infinite rate has rung
             log_q = np.log(q[drawn]) if floor else s[drawn] - log_normaliser
-        propensity = -np.expm1(-np.exp(log_q + log_time))
+            propensity = -np.expm1(-np.exp(log_q + log_time))
     return BankDraw(row[drawn].astype(np.int64), propensity, p[drawn], score, log_normaliser, mass, log_time)
 
 
