@@ -100,7 +100,7 @@ struct ScoreBank {
   const float* prior;      // [N] or null, added to the score
   const int64_t* candidate;  // [M], or null for the whole bank
   int64_t rows;              // M
-  int64_t count;
+  int64_t count;             // 0: scores only
   Design design;
   double floor;
   double nucleus;  // share of the softmax to keep, in (0, 1]

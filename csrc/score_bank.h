@@ -545,6 +545,7 @@ BankTotals score_bank(const Back& back, const ScoreBank& args) {
     launch(bank.weight.blocks, CheckGiven{args});
     return totals;
   }
+  if (args.count == 0) return totals;
   if (nucleus) {
     keep_nucleus(back, bank);
     bank.score = args.kept;

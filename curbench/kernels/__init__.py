@@ -8,13 +8,14 @@ tensors for tensors, and for what lies on a GPU, else numpy arrays.
 
 from curbench.kernels.advantage import group_advantage
 from curbench.kernels.bank import score_bank
-from curbench.kernels.contract import ArmDraw, BankDraw, GroupAdvantage, Grouping, PolicyImprovement
+from curbench.kernels.contract import ArmDraw, BankDraw, BankShard, GroupAdvantage, Grouping, PolicyImprovement
 from curbench.kernels.convention import CONVENTIONS
 from curbench.kernels.draw import draw
 from curbench.kernels.extension import build_info, cuda_status
 from curbench.kernels.grouping import group_by_id
 from curbench.kernels.improvement import policy_improvement
 from curbench.kernels.mirror import MirrorTree, mirror_step
+from curbench.kernels.shard import merge_shards, score_shard
 
 OPS = {op.__name__: op for op in (group_advantage, policy_improvement, score_bank, draw, mirror_step)}
 
@@ -23,6 +24,7 @@ __all__ = [
     "OPS",
     "ArmDraw",
     "BankDraw",
+    "BankShard",
     "GroupAdvantage",
     "Grouping",
     "MirrorTree",
@@ -32,7 +34,9 @@ __all__ = [
     "draw",
     "group_advantage",
     "group_by_id",
+    "merge_shards",
     "mirror_step",
     "policy_improvement",
     "score_bank",
+    "score_shard",
 ]

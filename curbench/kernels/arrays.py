@@ -77,6 +77,12 @@ class Numpy:
     def address(self, array: Any) -> Any:
         return array
 
+    def pointer(self, array: Any) -> int:
+        return array.ctypes.data
+
+    def joined(self, vectors: list[Any]) -> Any:
+        return np.concatenate(vectors)
+
     def to_numpy(self, value: Any) -> Any:
         return value
 
@@ -136,6 +142,12 @@ class Torch:
 
     def address(self, array: Any) -> Any:
         return None if array is None else array.data_ptr()
+
+    def pointer(self, array: Any) -> int:
+        return array.data_ptr()
+
+    def joined(self, vectors: list[Any]) -> Any:
+        return self.torch.cat(vectors)
 
     def to_numpy(self, value: Any) -> Any:
         if not is_tensor(value):

@@ -20,13 +20,19 @@ from curbench.kernels.contract import (
     DESIGNS,
     BankDraw,
     bank_fault,
-    bank_options,
     choice,
+    draw_options,
     random_options,
     require,
+    score_options,
     unreachable,
 )
+from curbench.kernels.draw import draw
 from curbench.kernels.extension import load
+from curbench.kernels.mapped import Span, resident_limit
+
+BANK_BYTES = (4, 2, 1)  # of an entry, by dtype
+AROUND = 1 << 16  # bytes that the system maps around a row at random
 
 
 def score_bank(
@@ -48,6 +54,7 @@ def score_bank(
     nucleus: float = 1.0,
     seed: int,
     step: int = 0,
+    resident_bytes: int | None = None,
     backend: str = "auto",
     threads: int = 1,
 ) -> BankDraw:
@@ -56,7 +63,7 @@ def score_bank(
     score = (h @ weight + bias) / temperature + prior, rounded once to float32, with h the features, or
     activation(feature @ layer.T + layer_bias). Products are summed in float32; those of an int8 bank with a linear head
     in whole numbers. Everything after the scores is float64 over blocks of 1024: banks of more than 2^24 problems are
-    drawn exactly. The bank is read once, front to back, so a memory-mapped one may be larger than memory.
+    drawn exactly. The bank is read once, front to back.
 
     feature        f32, bf16 or i8 [N, F]; rows may be apart, but each must be contiguous
     weight         f32[F], or f32[H] with a layer; float64 is rounded, but for an int8 bank without a layer: there the
@@ -79,6 +86,10 @@ def score_bank(
     nucleus        p is cut to its largest entries, ties by row, up to the first where their mass reaches ``nucleus``
     seed, step     the key and the counter of the draws: same pair, same draw. A race gives each problem of the bank
                    its own number, whichever candidates run
+    resident_bytes  about how much of a bank in a shared mapping of a file (numpy.memmap of mode "r" or "r+",
+                   torch.from_file(shared=True)) is in memory at a time, if it is larger than this: it is read in parts
+                   then, with the same result. None for a quarter of the machine's memory. For plain reads of any
+                   other source, pass them one by one to ``score_shard``
     Returns        BankDraw. On CUDA, waits for the device: ``log_normaliser`` is a float
     Raises         ValueError if an argument breaks its rule or a score is not finite; RuntimeError if the back-end is
                    absent.
@@ -92,6 +103,78 @@ def score_bank(
     place = place_of(feature)
     random_options(seed, step)
     on_reference = runs_reference(backend, place, threads)
+    head = {"bias": bias, "layer": layer, "layer_bias": layer_bias, "activation": activation}
+    head |= {"feature_scale": feature_scale, "row_scale": row_scale, "temperature": temperature, "prior": prior}
+    bank = bank_of(place, feature, weight, **head, candidate=candidate)
+    draw_options(bank.rows, count, design, floor, nucleus)
+    options: dict[str, Any] = {"count": count, "design": design, "floor": floor, "nucleus": nucleus}
+    options |= {"seed": seed, "step": step}
+    if on_reference:
+        return through_numpy(place, reference.score_bank, *bank.arguments(), **bank.options(), **options)
+    limit = resident_limit(resident_bytes)
+    if not in_parts(bank, limit):
+        return kernel(bank, **options, threads=threads)
+    score = scores(bank, limit, threads)
+    return draw(score, candidate=bank.candidate, **options, backend=backend, threads=threads)
+
+
+class Bank(NamedTuple):
+    """A bank and what makes scores of it, checked and converted."""
+
+    place: Place
+    feature: Any
+    stride: int
+    dtype: int
+    head: "Head"
+    bias: float
+    activation: str
+    row_scale: Any
+    temperature: float
+    prior: Any
+    candidate: Any
+    rows: int  # M
+
+    def arguments(self) -> tuple[Any, Any]:
+        return self.feature, self.head.weight
+
+    def options(self) -> dict[str, Any]:
+        """Those of the reference."""
+        head = {"layer": self.head.layer, "layer_bias": self.head.layer_bias, "activation": self.activation}
+        rows = {"row_scale": self.row_scale, "prior": self.prior, "candidate": self.candidate}
+        return head | rows | {"bias": self.bias, "temperature": self.temperature}
+
+    def span(self) -> Span:
+        """From the first row to the last."""
+        rows, features = self.feature.shape
+        entries = max(0, rows - 1) * self.stride + features
+        return Span(self.place.pointer(self.feature), entries * BANK_BYTES[self.dtype])
+
+    def part(self, first: int, rows: int) -> "Bank":
+        """So many candidates from ``first`` on."""
+        cut = slice(first, first + rows)
+        if self.candidate is not None:
+            candidate = self.candidate[cut]
+            return self._replace(candidate=candidate, rows=len(candidate))
+        row_scale, prior = (None if array is None else array[cut] for array in (self.row_scale, self.prior))
+        feature = self.feature[cut]
+        return self._replace(feature=feature, row_scale=row_scale, prior=prior, rows=len(feature))
+
+
+def bank_of(
+    place: Place,
+    feature: Any,
+    weight: Any,
+    *,
+    bias: float,
+    layer: Any,
+    layer_bias: Any,
+    activation: str,
+    feature_scale: Any,
+    row_scale: Any,
+    temperature: float,
+    prior: Any,
+    candidate: Any,
+) -> Bank:
     feature, stride = matrix(place, "feature", feature, BANK_DTYPES)
     problems, features = feature.shape
     dtype = BANK_DTYPES.index(place.dtype(feature))
@@ -102,18 +185,53 @@ def score_bank(
     row_scale = None if row_scale is None else vector(place, "row_scale", row_scale, "float32", problems)
     prior = None if prior is None else vector(place, "prior", prior, "float32", problems)
     candidate = None if candidate is None else vector(place, "candidate", candidate, "int64")
+    score_options(bias, temperature)
     rows = problems if candidate is None or problems == 0 else len(candidate)
-    bank_options(rows, count, bias, temperature, design, floor, nucleus)
-    if on_reference:
-        options = {"layer": head.layer, "layer_bias": head.layer_bias, "activation": activation}
-        options |= {"count": count, "bias": bias, "row_scale": row_scale, "temperature": temperature, "prior": prior}
-        options |= {"candidate": candidate, "design": design, "floor": floor, "nucleus": nucleus}
-        options |= {"seed": seed, "step": step}
-        return through_numpy(place, reference.score_bank, feature, head.weight, **options)
+    return Bank(place, feature, stride, dtype, head, bias, activation, row_scale, temperature, prior, candidate, rows)
 
-    hidden = 0 if head.layer is None else len(head.layer)
-    linear = hidden == 0
-    fixed, unit = fixed_point(place, head.weight) if name == "int8" and linear else (None, 0.0)
+
+def in_parts(bank: Bank, limit: int) -> bool:
+    """Whether the bank lies in a file and has more bytes than the limit."""
+    span = bank.span()
+    return not bank.place.on_cuda and span.size > limit and span.shared_with_file()
+
+
+def scores(bank: Bank, limit: int, threads: int, first: int = 0) -> Any:
+    """f32[M], read so that about ``limit`` bytes of a bank in a file are resident. ``first`` names its row 0."""
+    place = bank.place
+    if bank.rows == 0:
+        return place.empty(0, "float32")
+    if not in_parts(bank, limit):
+        return kernel(bank, threads=threads, first=first).score
+    span, score = bank.span(), place.empty(bank.rows, "float32")
+    each = span.size // len(bank.feature) + (0 if bank.candidate is None else AROUND)
+    rows = max(1, limit // each)
+    for start in range(0, bank.rows, rows):
+        part = bank.part(start, rows)
+        score[start : start + rows] = kernel(part, threads=threads, first=first, slot=start).score
+        (part.span() if bank.candidate is None else span).give_back()
+    return score
+
+
+def kernel(
+    bank: Bank,
+    *,
+    count: int = 0,
+    design: str = "iid",
+    floor: float = 0.0,
+    nucleus: float = 1.0,
+    seed: int = 0,
+    step: int = 0,
+    threads: int = 1,
+    first: int = 0,
+    slot: int = 0,
+) -> BankDraw:
+    """One call, of scores only when ``count`` is 0."""
+    place, head, rows = bank.place, bank.head, bank.rows
+    problems, features = bank.feature.shape
+    linear = head.layer is None
+    whole = linear and BANK_DTYPES[bank.dtype] == "int8"
+    fixed, unit = fixed_point(place, head.weight) if whole else (None, 0.0)
     layer = None if linear else place.contiguous(head.layer.T, "float32")
     score = place.empty(rows, "float32")
     kept = place.empty(rows, "float32") if nucleus < 1.0 else None
@@ -125,14 +243,15 @@ def score_bank(
     at = place.address
     with place.guard():
         log_normaliser, mass, log_time, reachable = load().score_bank(
-            *(at(feature), dtype, stride, problems, features, hidden, 0 if linear else ACTIVATIONS.index(activation)),
-            *(at(head.weight) if fixed is None else None, at(fixed), unit, at(layer), at(head.layer_bias)),
-            *(bias, at(row_scale), temperature, at(prior), at(candidate), rows),
+            *(at(bank.feature), bank.dtype, bank.stride, problems, features),
+            *(0 if linear else len(head.layer), 0 if linear else ACTIVATIONS.index(bank.activation)),
+            *(None if whole else at(head.weight), at(fixed), unit, at(layer), at(head.layer_bias)),
+            *(bank.bias, at(bank.row_scale), bank.temperature, at(bank.prior), at(bank.candidate), rows),
             *(count, DESIGNS.index(design), floor, nucleus, seed, step, at(score), at(kept)),
             *(at(problem), at(propensity), at(probability), at(workspace)),
             *(at(fault), place.where(threads)),
         )
-    bank_fault(fault.tolist(), candidate, problems)
+    bank_fault(fault.tolist(), bank.candidate, problems, first, slot)
     if reachable >= 0:
         raise unreachable(count, reachable, design)
     return BankDraw(problem, propensity, probability, score, log_normaliser, mass, log_time)

@@ -53,6 +53,15 @@ class BankDraw(NamedTuple):
     log_time: float  # race: when the first candidate arrived that did not win; inf when none is left, or no race
 
 
+class BankShard(NamedTuple):
+    """The scores of the rows first to first + rows of a bank, or of candidates among them."""
+
+    first: int
+    rows: int
+    candidate: Any  # i64[M], rows of the whole bank; None for all of the shard
+    score: Any  # f32[M]
+
+
 class ArmDraw(NamedTuple):
     arm: Any  # i64[count]
     propensity: Any  # f64[count], of the draw (iid) or of inclusion
@@ -96,12 +105,9 @@ def clip_bounds(ratio_clip: Any) -> tuple[float, float]:
     return float(ratio_clip[0]), float(ratio_clip[1])
 
 
-def bank_options(
-    rows: int, count: int, bias: float, temperature: float, design: str, floor: float, nucleus: float
-) -> None:
+def score_options(bias: float, temperature: float) -> None:
     require(math.isfinite(bias), f"bias must be finite; got {bias!r}")
     require(0.0 < temperature < math.inf, f"temperature must be finite and positive; got {temperature!r}")
-    draw_options(rows, count, design, floor, nucleus)
 
 
 def draw_options(rows: int, count: int, design: str, floor: float, nucleus: float) -> None:
@@ -185,13 +191,16 @@ def improvement_fault(fault: list[int], length: Any, cu_seqlens: Any, ratio: Any
         raise ValueError(f"a utility must be finite; group {bad_utility} is not: check its advantages")
 
 
-def bank_fault(fault: list[int], candidate: Any, problems: int) -> None:
+def bank_fault(fault: list[int], candidate: Any, problems: int, first: int = 0, slot: int = 0) -> None:
+    """``first`` is the row of the whole bank, and ``slot`` that of the call, at which what was scored begins."""
     outside, bad = fault
     if outside != NO_FAULT:
         got = int(candidate[outside])
-        raise ValueError(f"a candidate must be in [0, {problems}), a row of the bank; slot {outside} has {got!r}")
+        raise ValueError(
+            f"a candidate must be in [0, {problems}), a row of the bank; slot {slot + outside} has {got!r}"
+        )
     if bad != NO_FAULT:
-        problem = bad if candidate is None else int(candidate[bad])
+        problem = first + (slot + bad if candidate is None else int(candidate[bad]))
         raise ValueError(f"a score must be finite; that of problem {problem} is not: check feature and weight")
 
 

@@ -302,11 +302,10 @@ def bank_score(feature: Any, weight: Any, row: Any, *, layer: Any, layer_bias: A
         return (score + (0.0 if prior is None else np.asarray(prior, np.float64)[row])).astype(np.float32)
 
 
-def score_bank(
+def score_rows(
     feature: Any,
     weight: Any,
     *,
-    count: int,
     bias: float = 0.0,
     layer: Any = None,
     layer_bias: Any = None,
@@ -315,20 +314,36 @@ def score_bank(
     temperature: float = 1.0,
     prior: Any = None,
     candidate: Any = None,
+    first_row: int = 0,
+) -> Any:
+    """f32[M], the scores of ``curbench.kernels.score_bank``; feature_scale is in the head."""
+    row = np.arange(len(feature)) if candidate is None else np.asarray(candidate)
+    contract.score_options(bias, temperature)
+    contract.bank_fault([first((row < 0) | (row >= len(feature))), NO_FAULT], candidate, len(feature))
+    head = {"layer": layer, "layer_bias": layer_bias, "activation": activation, "bias": bias, "row_scale": row_scale}
+    score = bank_score(feature, weight, row, **head, temperature=temperature, prior=prior)
+    contract.bank_fault([NO_FAULT, first(~np.isfinite(score))], candidate, len(feature), first_row)
+    return score
+
+
+def score_bank(
+    feature: Any,
+    weight: Any,
+    *,
+    count: int,
+    candidate: Any = None,
     design: str = "iid",
     floor: float = 0.0,
     nucleus: float = 1.0,
     seed: int,
     step: int = 0,
+    **head: Any,
 ) -> BankDraw:
-    """See ``curbench.kernels.score_bank``; feature_scale is in the head."""
+    """See ``curbench.kernels.score_bank``; ``head`` is what ``score_rows`` takes."""
     contract.random_options(seed, step)
     row = np.arange(len(feature)) if candidate is None else np.asarray(candidate)
-    contract.bank_options(len(row), count, bias, temperature, design, floor, nucleus)
-    contract.bank_fault([first((row < 0) | (row >= len(feature))), NO_FAULT], candidate, len(feature))
-    head = {"layer": layer, "layer_bias": layer_bias, "activation": activation, "bias": bias, "row_scale": row_scale}
-    score = bank_score(feature, weight, row, **head, temperature=temperature, prior=prior)
-    contract.bank_fault([NO_FAULT, first(~np.isfinite(score))], candidate, len(feature))
+    contract.draw_options(len(row), count, design, floor, nucleus)
+    score = score_rows(feature, weight, candidate=candidate, **head)
     options: dict[str, Any] = {"design": design, "floor": floor, "nucleus": nucleus, "seed": seed, "step": step}
     return draw(score, count=count, candidate=row, **options)
 
