@@ -304,16 +304,35 @@ def split(position: Array, count: int) -> list[Array]:
     while len(centre) < count and nearest.max() > 0:
         centre.append(position[np.argmax(nearest)])
         nearest = np.minimum(nearest, ((position - centre[-1]) ** 2).sum(axis=1))
-    middle = np.array(centre)
-    for _ in range(ROUNDS):
-        label = np.argmin(((position[:, None] - middle) ** 2).sum(axis=2), axis=1)
-        size = np.bincount(label, minlength=len(middle))
-        total = np.array([np.bincount(label, column, len(middle)) for column in position.T]).T
-        moved = np.where(size[:, None] > 0, total / np.maximum(size, 1)[:, None], middle)
-        if np.array_equal(moved, middle):
-            break
-        middle = moved
+    middle, label = np.array(centre), np.empty(len(position), np.int64)
+    lloyd_(label, middle, np.ascontiguousarray(position), ROUNDS)
     return [place for place in (np.flatnonzero(label == c) for c in range(len(middle))) if place.size]
+
+
+@nb.njit
+def lloyd_(label, middle, position, rounds):
+    """Fills label i64[n] with the nearest of middle f64[K, C], which moves to the means, until nothing moves."""
+    count, width = middle.shape
+    total, size = np.empty_like(middle), np.empty(count, np.int64)
+    for _ in range(rounds):
+        total[:], size[:] = 0.0, 0
+        for i in range(label.size):
+            best = np.inf
+            for c in range(count):
+                distance = 0.0
+                for d in range(width):
+                    distance += (position[i, d] - middle[c, d]) ** 2
+                if distance < best:
+                    best, label[i] = distance, c
+            size[label[i]] += 1
+            total[label[i]] += position[i]
+        moved = False
+        for c in range(count):
+            for d in range(width):
+                if size[c] and total[c, d] / size[c] != middle[c, d]:
+                    middle[c, d], moved = total[c, d] / size[c], True
+        if not moved:
+            return
 
 
 def ancestors(tree: Tree, problem: Array) -> Array:

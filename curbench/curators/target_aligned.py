@@ -67,8 +67,9 @@ class TargetAligned(Curator):
                     of ``ActorCurator``, without its dormant steps
     eta, floor      step size (tables only) and share of uniform exploration
     weights         of the groups in v. "exact": target share over the expected count of the draw, so that v is unbiased
-                    for the target whatever was selected; "normalised": the same, scaled to sum to 1; "none": 1 / B, the
-                    gradient of what was selected, for comparison
+                    for the target whatever was selected; "normalised": the same, scaled to sum to 1, which trades a
+                    bias of order 1 / B for less variance; "none": 1 / B, the gradient of what was selected, for
+                    comparison
     memory          step size of v
     preconditioned  align with the optimiser's preconditioned v (actors without such an optimiser ignore it)
     scale_memory    step size of the running mean size of u
@@ -88,9 +89,9 @@ class TargetAligned(Curator):
         bank: Bank,
         *,
         scorer: Literal["stratum", "problem", "linear", "mlp"] = "stratum",
-        eta: float = 3.0,
+        eta: float = 1.0,
         floor: float = 0.1,
-        weights: Literal["exact", "normalised", "none"] = "exact",
+        weights: Literal["exact", "normalised", "none"] = "normalised",
         memory: float = 0.1,
         preconditioned: bool = True,
         scale_memory: float = 0.1,

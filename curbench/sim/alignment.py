@@ -47,8 +47,8 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "uniform": ("uniform", {}),
     "sec": ("sec", {"temperature": 0.2}),
     "published": ("target_aligned", {"eta": 1.0, "signal": "policy_improvement_standardised"}),
-    "aligned": ("target_aligned", {}),
-    "unweighted": ("target_aligned", {"weights": "none"}),
+    "aligned": ("target_aligned", {"eta": 3.0, "weights": "exact"}),
+    "unweighted": ("target_aligned", {"eta": 3.0, "weights": "none"}),
 }
 """Uniform; SEC; mirror ascent on the published utility; on target alignment; on alignment without the weights."""
 

@@ -223,10 +223,15 @@ def teaching(rate: Array, group: int, estimator: str = "grpo") -> Array:
     elif estimator == "rloo":
         weight = weight * group / (group - 1)
     rate = np.asarray(rate, float)
-    # Powers p^k and (1 - p)^k, k = 1 ... G - 1, by repeated products: the watch asks for a whole bank at every step.
-    up, down = (np.multiply.accumulate(np.broadcast_to(one, (k.size, *rate.shape))) for one in (rate, 1.0 - rate))
-    ways = np.array([comb(group, int(i)) for i in k], float)
-    return np.tensordot(weight * ways, up * down[::-1], 1)
+    ways = weight * [comb(group, int(i)) for i in k]
+    # sum_k ways_k p^k (1 - p)^(G - k) as a Horner scheme in both: the watch asks for a whole bank at every step.
+    fail = 1.0 - rate
+    total, power = np.full_like(rate, ways[-1]), fail.copy()
+    for one in ways[-2::-1]:
+        total *= rate
+        total += one * power
+        power *= fail
+    return total * rate * fail
 
 
 @nb.njit
@@ -242,6 +247,11 @@ def visit_uniform_(u, seed, stream, problem, nth):
     """Fills u f64[R] with the uniform of the n-th visit to each problem: the same luck for every curator."""
     for j in range(problem.size):
         u[j] = uniform(seed, stream, problem[j], nth[j])
+
+
+def _logprob(logit: Array, right: Array) -> Array:
+    """Of answers that are right with the given log-odds."""
+    return -np.logaddexp(0.0, np.where(right, -logit, logit))
 
 
 @dataclass(frozen=True)
@@ -283,6 +293,7 @@ class LearnerActor:
         self.visit = np.zeros(learner.train.stratum.size, np.int64)
         self.target = np.zeros(self.skill.size)
         self._feature_sq = np.square(learner.train.feature).sum(axis=1)
+        self._longest = int(learner.train.length.max())
 
     @property
     def competence(self) -> float:
@@ -300,7 +311,8 @@ class LearnerActor:
         nth, u = np.empty(problem.size, np.int64), np.empty(problem.size)
         count_visits_(nth, problem, self.visit)
         visit_uniform_(u, self.seed, REWARD, problem, nth)
-        rate = expit(train.logit(self.skill, problem))
+        logit = self._logit(selection)
+        rate = expit(logit)
         right = u < rate
         return LearnerRollouts(
             selection=selection,
@@ -310,22 +322,19 @@ class LearnerActor:
             gradient_sq=(train.discrimination[problem] * (right - rate)) ** 2 * self._feature_sq[problem],
             right=right,
             nth=nth,
-            logprob=self._logprob(problem, right),
-            entropy=self._entropy(problem),
+            logprob=self._at_first_token(_logprob(logit, right)),
+            entropy=self._at_first_token(np.logaddexp(0.0, logit) - logit * rate),
         )
 
-    def _entropy(self, problem: Array) -> Array:
-        z = self.learner.train.logit(self.skill, problem)
-        value = np.zeros((problem.size, int(self.learner.train.length.max())), np.float32)
-        value[:, 0] = np.logaddexp(0.0, z) - z * expit(z)
-        return value
+    def _logit(self, selection: Selection) -> Array:
+        """f64[R], log-odds of a right answer, at the present skill."""
+        return np.repeat(self.learner.train.logit(self.skill, selection.problem), selection.rollouts)
 
-    def _logprob(self, problem: Array, right: Array) -> Array:
-        """f32[R, L], log-probability of the answers at the present skill."""
-        z = self.learner.train.logit(self.skill, problem)
-        value = np.zeros((problem.size, int(self.learner.train.length.max())), np.float32)
-        value[:, 0] = -np.logaddexp(0.0, np.where(right, -z, z))
-        return value
+    def _at_first_token(self, value: Array) -> Array:
+        """f32[R, L], where the other tokens have 0."""
+        token = np.zeros((value.size, self._longest), np.float32)
+        token[:, 0] = value
+        return token
 
     def reward(self, rollouts: Rollouts) -> Reward:
         """The verifier's verdict; where labels are wrong or rewards are coins, so is ``success``."""
@@ -344,8 +353,7 @@ class LearnerActor:
         """
         assert isinstance(rollouts, LearnerRollouts)
         train, selection, first = self.learner.train, rollouts.selection, rollouts.offset[:-1]
-        problem = np.repeat(selection.problem, selection.rollouts)
-        score = advantage * (rollouts.right - expit(train.logit(self.skill, problem)))
+        score = advantage * (rollouts.right - expit(self._logit(selection)))
         slope = train.discrimination[selection.problem, None] * train.feature[selection.problem]
         alignment = None
         if guidance.target is not None:
@@ -367,9 +375,7 @@ class LearnerActor:
         if self._average is not None and self._average.due(self._updates):
             self._average.add({"skill": self.skill})
         skill = self.skill
-        return UpdateReport(
-            self.policy_step, lambda asked=None: self._report(problem, rollouts.right, skill), alignment
-        )
+        return UpdateReport(self.policy_step, lambda asked=None: self._report(rollouts, skill), alignment)
 
     @property
     def view(self) -> ActorView:
@@ -390,10 +396,10 @@ class LearnerActor:
 
         return ActorView(hidden, angle)
 
-    def _report(self, problem: Array, right: Array, skill: Array) -> Array:
+    def _report(self, rollouts: LearnerRollouts, skill: Array) -> Array:
         if skill is not self.skill:
             raise ValueError("these log-probabilities belong to an earlier policy: ask before the next update")
-        return self._logprob(problem, right)
+        return self._at_first_token(_logprob(self._logit(rollouts.selection), rollouts.right))
 
     def value(self, group: int, estimator: str = "grpo") -> Array:
         """f64[N], first-order change of ``competence`` if a whole step were spent on each problem: the greedy oracle.

@@ -376,7 +376,7 @@ def test_bmc_can_place_problems_by_the_actors_own_states():
 
 
 def test_target_weights_are_target_share_over_expected_count():
-    curator = TargetAligned(BANK, trusted="0,2", **COMMON)
+    curator = TargetAligned(BANK, trusted="0,2", weights="exact", **COMMON)
     inside = np.isin(BANK.stratum, [0, 2])
     half = {"candidate": np.arange(6), "candidate_propensity": 0.5}
     iid = Selection(0, 0, [0, 1, 2, 2], [0.1, 0.2, 0.3, 0.3], [4] * 4, "iid", **half)
