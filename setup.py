@@ -3,6 +3,7 @@
 CURBENCH_CUDA        auto (default): CUDA if nvcc is found and works; 1: fail without it; 0: C++ only
 CURBENCH_CUDA_ARCHS  compute capabilities such as "90;100+PTX"; "+PTX" adds code that later GPUs can compile. Default:
                      those of 80, 90 and 100 that nvcc knows, the last with PTX. When set, the build fails without CUDA
+CURBENCH_SANITIZE    sanitizers of gcc to build with, such as "address,undefined"; tests/sanitize.sh runs the tests so
 NVCC                 the compiler driver, default the nvcc on PATH, then /usr/local/cuda/bin/nvcc
 CURBENCH_BUILD_JOBS  files compiled at once, default the number of cores
 
@@ -27,6 +28,8 @@ CSRC = Path("csrc")
 # Results have the same bits on every machine: no fused multiply-add unless written, no reassociation.
 STRICT = ["-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"]
 
+# A sanitized build keeps its symbols and stops at the first error. gcc then warns of what it cannot see through.
+CHECKED = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-Wno-error"]
 
 PROBE = """
 #include "cuda/launch.cuh"
@@ -127,10 +130,16 @@ class Build(build_ext):
                 sys.exit(f"{asked} asks for CUDA, but {reason}; install the CUDA toolkit, or set CURBENCH_CUDA=0")
             note = f"built without CUDA: {reason}"
             extension.sources.append(str(CSRC / "cuda" / "absent.cpp"))
+        sanitizers = setting("CURBENCH_SANITIZE", "", r"([a-z-]+(,[a-z-]+)*)?", 'a list such as "address,undefined"')
+        if sanitizers:
+            note += f", CURBENCH_SANITIZE={sanitizers}"
+            extension.extra_compile_args += [*CHECKED, f"-fsanitize={sanitizers}"]
+            extension.extra_link_args = ["-fopenmp", f"-fsanitize={sanitizers}"]
         print(f"curbench.kernels: {note}")
         extension.define_macros.append(("CURBENCH_CUDA_NOTE", json.dumps(note)))
         built = Path(self.get_ext_fullpath(extension.name))  # setuptools looks at its age only, not at this decision
-        if not built.exists() or note.encode() not in built.read_bytes():
+        held = built.read_bytes() if built.exists() else b""
+        if note.encode() not in held or (b"CURBENCH_SANITIZE=" in held and not sanitizers):
             self.force = True
         super().build_extensions()
 

@@ -65,9 +65,8 @@ def policy_improvement(
     form        "gain": mean of (ratio - 1) A; "surrogate": mean of ratio A
     check       as for ``group_advantage``
     Returns     PolicyImprovement: utility f64[B], ratio f64[R], tokens i64[R]. Tensors that require a gradient give
-                tensors that have one (padded rows, "gain", a single clip); see ``operators``. Per token the
-                arithmetic is float32, sums are float64: every ratio that float64 can hold is finite, whatever one
-                token contributes
+                tensors that have one; see ``operators``. Per token the arithmetic is float32, sums are float64: every
+                ratio that float64 can hold is finite, whatever one token contributes
     Raises      ValueError if an argument breaks its rule, or a ratio or a utility is not finite; RuntimeError if the
                 back-end is absent.
     Source      sequence_mean: the ratio of GSPO, Zheng et al. 2025 (2507.18071); token_mean: the surrogate of GRPO,
@@ -82,12 +81,9 @@ def policy_improvement(
     if backend == "auto" and place.wants_gradient(new_logprob, old_logprob, advantage):
         from curbench.kernels import operators  # here, because it imports torch
 
-        require(
-            cu_seqlens is None and form == "gain" and (ratio_clip is None or isinstance(ratio_clip, (int, float))),
-            'gradients exist for padded rows, form="gain" and a single clip; pass detached tensors for anything else',
-        )
-        options = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip, "check": check}
-        return operators.policy_improvement(new_logprob, old_logprob, advantage, group, **options, threads=threads)
+        options = {"mask": mask, "length": length, "cu_seqlens": cu_seqlens, "ratio": ratio, "ratio_clip": ratio_clip}
+        options |= {"form": form, "check": check, "threads": threads}
+        return operators.policy_improvement(new_logprob, old_logprob, advantage, group, **options)
     improvement_options(mask, length, cu_seqlens)
     clip_low, clip_high = clip_bounds(ratio_clip)
     code, surrogate = choice("ratio", ratio, RATIOS), choice("form", form, FORMS) == 1

@@ -7,13 +7,14 @@ Importing this module registers ``torch.ops.curbench.*``; the functions here hav
 gradient), draws are not differentiable, and a mirror step is the update itself. Asking for one is an error of torch.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from curbench import kernels
-from curbench.kernels.contract import BankDraw, GroupAdvantage, Grouping, PolicyImprovement, group_size
+from curbench.kernels.contract import BankDraw, GroupAdvantage, Grouping, PolicyImprovement, clip_bounds, group_size
 
 Group = tuple[Tensor | None, Tensor | None, int]
 
@@ -105,28 +106,38 @@ def _policy_improvement(
     size: int,
     mask: Tensor | None,
     length: Tensor | None,
+    cu_seqlens: Tensor | None,
     ratio: str,
-    ratio_clip: float | None,
+    clip_low: float,
+    clip_high: float,
+    form: str,
     check: bool,
     threads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tail: dict[str, Any] = {"mask": mask, "length": length, "ratio": ratio, "ratio_clip": ratio_clip, "check": check}
+    rows: dict[str, Any] = {"mask": mask, "length": length, "cu_seqlens": cu_seqlens}
+    one_sided = None if clip_high == math.inf else clip_high
+    clip = one_sided if clip_low == -math.inf else (clip_low, clip_high)
+    rule: dict[str, Any] = {"ratio": ratio, "ratio_clip": clip, "form": form, "check": check, "threads": threads}
     group = _joined(offset, order, size)
-    return tuple(kernels.policy_improvement(new_logprob, old_logprob, advantage, group, **tail, threads=threads))
+    return tuple(kernels.policy_improvement(new_logprob, old_logprob, advantage, group, **rows, **rule))
+
+
+def _rows(logprob: Tensor, cu_seqlens: Tensor | None) -> int:
+    return logprob.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
 @_policy_improvement.register_fake
-def _(new_logprob, old_logprob, advantage, offset, order, size, *tail):
-    rows = new_logprob.shape[0]
+def _(new_logprob, old_logprob, advantage, offset, order, size, mask, length, cu_seqlens, *rule):
+    rows = _rows(new_logprob, cu_seqlens)
     utility = new_logprob.new_empty(_count(offset, size, rows), dtype=torch.float64)
     return utility, utility.new_empty(rows), new_logprob.new_empty(rows, dtype=torch.int64)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
-    new_logprob, old_logprob, advantage, offset, order, size, mask, length, kind, clip, *_ = inputs
+    *arrays, size, mask, length, cu_seqlens, kind, low, high, form, _, _ = inputs
     _, ratio, tokens = output
-    ctx.save_for_backward(new_logprob, old_logprob, advantage, offset, order, mask, length, ratio, tokens)
-    ctx.size, ctx.kind, ctx.clip, ctx.inputs = size, kind, clip, len(inputs)
+    ctx.save_for_backward(*arrays, mask, length, cu_seqlens, ratio, tokens)
+    ctx.size, ctx.kind, ctx.low, ctx.high, ctx.form, ctx.inputs = size, kind, low, high, form, len(inputs)
 
 
 def _share(of_group: Tensor, offset: Tensor | None, order: Tensor | None, size: int, slots: int) -> Tensor:
@@ -139,26 +150,38 @@ def _share(of_group: Tensor, offset: Tensor | None, order: Tensor | None, size: 
 
 
 def _backward(ctx: Any, for_utility: Tensor, for_ratio: Tensor, _: Tensor) -> tuple:
-    """With U_b = mean_i (r_i - 1) A_i: dU / dA_i = (r_i - 1) / n_b, dU / dr_i = A_i / n_b, and for a token that counts
-    dr_i / dnew_t = r_i / L_i (sequence_mean), r_i (sequence), rho_t / L_i (token_mean); 0 where r_i is at the clip.
+    """With U_b = mean_i (r_i - 1) A_i: dU / dA_i = (r_i - 1) / n_b, or r_i / n_b of the surrogate, and dU / dr_i =
+    A_i / n_b. For a token that counts dr_i / dnew_t = r_i / L_i (sequence_mean), r_i (sequence), rho_t / L_i
+    (token_mean); 0 where r_i is at a clip.
     """
-    new_logprob, old_logprob, advantage, offset, order, mask, length, ratio, tokens = ctx.saved_tensors
+    new_logprob, old_logprob, advantage, offset, order, mask, length, cu_seqlens, ratio, tokens = ctx.saved_tensors
     share = _share(for_utility, offset, order, ctx.size, ratio.shape[0])
-    for_advantage = (share * (ratio - 1.0)).to(advantage.dtype)
+    unchanged = 1.0 if ctx.form == "gain" else 0.0
+    for_advantage = (share * (ratio - unchanged)).to(advantage.dtype)
 
-    slope = share * advantage + for_ratio
-    if ctx.clip is not None:
-        slope = slope * (ratio < ctx.clip)
+    slope = (share * advantage + for_ratio) * ((ctx.low < ratio) & (ratio < ctx.high))
     if ctx.kind != "token_mean":
         slope = slope * ratio
     if ctx.kind != "sequence":
         slope = slope / tokens.clamp_min(1)
-    counts = torch.arange(new_logprob.shape[1], device=ratio.device) < length[:, None] if mask is None else mask.bool()
-    per_token = slope.float()[:, None]
+    slope = slope.float()
+    if cu_seqlens is None:
+        per_token = slope[:, None]
+    else:
+        per_token = torch.repeat_interleave(slope, cu_seqlens.diff(), output_size=new_logprob.shape[0])
     if ctx.kind == "token_mean":
-        per_token = per_token * (new_logprob - old_logprob).exp()
-    for_new = torch.where(counts, per_token, 0.0)  # padding may be NaN
-    return for_new, -for_new, for_advantage, *[None] * (ctx.inputs - 3)
+        per_token = per_token * (new_logprob.float() - old_logprob.float()).exp()
+    if mask is not None:
+        per_token = torch.where(mask != 0, per_token, 0.0)  # padding may be NaN
+    elif length is not None:
+        counts = torch.arange(new_logprob.shape[1], device=ratio.device) < length[:, None]
+        per_token = torch.where(counts, per_token, 0.0)
+    return (
+        per_token.to(new_logprob.dtype),
+        (-per_token).to(old_logprob.dtype),
+        for_advantage,
+        *[None] * (ctx.inputs - 3),
+    )
 
 
 torch.library.register_autograd("curbench::policy_improvement", _backward, setup_context=_save)
@@ -172,21 +195,24 @@ def policy_improvement(
     *,
     mask: Tensor | None = None,
     length: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     ratio: str = "sequence_mean",
-    ratio_clip: float | None = None,
+    ratio_clip: float | tuple[float, float] | None = None,
+    form: str = "gain",
     check: bool = True,
     threads: int = 1,
 ) -> PolicyImprovement:
     """See ``curbench.kernels.policy_improvement``. Utility and ratio have gradients for both log-probabilities and the
-    advantage; a ratio at its clip has none.
+    advantage; a ratio at a clip has none.
 
     >>> new = torch.zeros(1, 2, requires_grad=True)
     >>> policy_improvement(new, torch.zeros(1, 2), torch.tensor([4.0]), 1, length=torch.tensor([2])).utility.backward()
     >>> new.grad
     tensor([[2., 2.]])
     """
-    parts, tail = _parts(group, new_logprob.shape[0]), (mask, length, ratio, ratio_clip, check, threads)
-    return PolicyImprovement(*_policy_improvement(new_logprob, old_logprob, advantage, *parts, *tail))
+    parts, clip = _parts(group, _rows(new_logprob, cu_seqlens)), clip_bounds(ratio_clip)
+    rule = (mask, length, cu_seqlens, ratio, *clip, form, check, threads)
+    return PolicyImprovement(*_policy_improvement(new_logprob, old_logprob, advantage, *parts, *rule))
 
 
 @torch.library.custom_op("curbench::mirror_step", mutates_args=())

@@ -153,8 +153,12 @@ def test_an_extension_of_another_decision_is_compiled_again(tmp_path):
     built.parent.mkdir(parents=True)
     built.write_bytes(b"built without CUDA: CURBENCH_CUDA=0")
     assert build(tmp_path, CURBENCH_CUDA="0").returncode == 0
-    built.write_bytes(b"built with CUDA for 90, CURBENCH_CUDA=1")
-    assert build(tmp_path, CURBENCH_CUDA="0").returncode == 1
+    for other in (
+        b"built with CUDA for 90, CURBENCH_CUDA=1",
+        b"built without CUDA: CURBENCH_CUDA=0, CURBENCH_SANITIZE=x",
+    ):
+        built.write_bytes(other)
+        assert build(tmp_path, CURBENCH_CUDA="0").returncode == 1
 
 
 def test_the_extension_carries_the_note_of_its_build():
@@ -184,6 +188,7 @@ def test_an_extension_in_place_is_replaced_even_if_it_is_newer(tmp_path):
     [
         ({"CURBENCH_CUDA": "yes"}, "CURBENCH_CUDA must be auto, 0 or 1; got 'yes'"),
         ({"CURBENCH_CUDA_ARCHS": "sm_90"}, "CURBENCH_CUDA_ARCHS must be a list such as \"80;90;100+PTX\"; got 'sm_90'"),
+        ({"CURBENCH_SANITIZE": "-O3"}, "CURBENCH_SANITIZE must be a list such as \"address,undefined\"; got '-O3'"),
         ({"NVCC": "/nowhere/nvcc"}, "NVCC must name an executable; got '/nowhere/nvcc'"),
     ],
 )

@@ -22,6 +22,7 @@ MIXED = kernels.group_by_id(torch.tensor([1, 0, 1, 1, 0, 5]))
 LENGTH = torch.tensor([7, 3, 0, 1, 7, 2])
 MASK = torch.arange(7) < LENGTH[:, None]
 FEATURE = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+PACKED = (torch.zeros(7, requires_grad=True), torch.linspace(0.0, 0.5, 7), torch.ones(3), torch.tensor([0, 1, 3]))
 P = torch.tensor([0.2, 0.3, 0.5])
 
 # Arguments of every operator, as its public function takes them.
@@ -35,7 +36,8 @@ CALLS = {
         ((*batch(), 3), {"mask": MASK}),
         ((*batch(), torch.tensor([0, 1, 6])), {"length": LENGTH, "ratio": "token_mean", "ratio_clip": 1.2}),
         ((*batch(grad=True), 2), {"length": LENGTH, "ratio": "sequence"}),
-        ((*batch(grad=True), MIXED), {"mask": MASK}),
+        ((*batch(grad=True), MIXED), {"mask": MASK, "form": "surrogate", "ratio_clip": (0.9, 1.1)}),
+        (PACKED, {"cu_seqlens": torch.tensor([0, 2, 2, 7]), "ratio_clip": (0.5, torch.inf)}),
     ],
     "score_bank": [
         (
@@ -113,7 +115,7 @@ def test_compiled_gradients_are_the_eager_ones():
     torch.testing.assert_close(compiled, eager)
 
 
-def formula(new, old, advantage, group, counts, ratio, clip):
+def formula(new, old, advantage, group, counts, ratio, clip, form):
     """The utility and the ratio in float64, for autograd to differentiate."""
     log_rho = torch.where(counts, new.double() - old.double(), 0.0)
     n = counts.sum(1).clamp_min(1)
@@ -122,16 +124,25 @@ def formula(new, old, advantage, group, counts, ratio, clip):
     else:
         value = (log_rho.sum(1) / (n if ratio == "sequence_mean" else 1)).exp()
     if clip is not None:
-        value = value.clamp_max(clip)
-    gain = (value - 1.0) * advantage.double()
+        value = value.clamp(*clip) if isinstance(clip, tuple) else value.clamp_max(clip)
+    gain = (value - (1.0 if form == "gain" else 0.0)) * advantage.double()
     return torch.stack([part.mean() for part in gain[group.order].tensor_split(group.offset[1:-1])]), value
 
 
+THINNED = MASK & (torch.arange(42).reshape(6, 7) % 3 > 0)
+LAYOUTS = {
+    "mask": ({"mask": THINNED}, THINNED),
+    "length": ({"length": LENGTH}, MASK),
+    "packed": ({"cu_seqlens": torch.cat([torch.zeros(1, dtype=torch.int64), LENGTH.cumsum(0)])}, MASK),
+}
+LAYOUTS["packed mask"] = (LAYOUTS["packed"][0] | {"mask": THINNED[MASK].long()}, THINNED)
+
+
 @pytest.mark.parametrize("ratio", ["sequence_mean", "sequence", "token_mean"])
-@pytest.mark.parametrize("clip", [None, 1.05])
-@pytest.mark.parametrize("tail", ["mask", "length"])
-@pytest.mark.parametrize("mixed", [False, True])
-def test_gradients_are_those_of_the_formula(ratio, clip, tail, mixed):
+@pytest.mark.parametrize("clip", [None, 1.05, (0.97, 1.05)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("form", "mixed"), [("gain", True), ("gain", False), ("surrogate", True)])
+def test_gradients_are_those_of_the_formula(ratio, clip, layout, form, mixed):
     new, old, advantage = (x.requires_grad_() for x in batch())
     group = MIXED if mixed else kernels.Grouping(torch.tensor([0, 2, 5, 6]), torch.arange(6), None)
     weight, other = torch.tensor([0.5, -2.0, 1.0]).double(), torch.linspace(-1.0, 1.0, 6).double()
@@ -139,12 +150,25 @@ def test_gradients_are_those_of_the_formula(ratio, clip, tail, mixed):
     def gradients(utility, value):
         return torch.autograd.grad((weight * utility).sum() + (other * value).sum(), (new, old, advantage))
 
-    options = {"mask": MASK} if tail == "mask" else {"length": LENGTH}
-    ours = operators.policy_improvement(new, old, advantage, group, ratio=ratio, ratio_clip=clip, **options)
-    expected = formula(new, old, advantage, group, MASK, ratio, clip)
-    torch.testing.assert_close(ours.utility, expected[0], rtol=1e-5, atol=1e-8)
+    options, counts = LAYOUTS[layout]
+    rows = (new[MASK], old[MASK]) if "packed" in layout else (new, old)
+    rule = {"ratio": ratio, "ratio_clip": clip, "form": form}
+    ours = operators.policy_improvement(*rows, advantage, group, **rule, **options)
+    expected = formula(new, old, advantage, group, counts, ratio, clip, form)
+    torch.testing.assert_close(ours.utility, expected[0], rtol=1e-5, atol=1e-7)
     for a, b in zip(gradients(*ours[:2]), gradients(*expected), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_of_bfloat16_are_rounded_to_it():
+    new, old, advantage = batch()
+    new, old = (x.bfloat16().requires_grad_() for x in (new, old))
+    utility = operators.policy_improvement(new, old, advantage, 3, mask=MASK, ratio="token_mean").utility
+    ours = torch.autograd.grad(utility.sum(), (new, old))
+    wide = [x.detach().float().requires_grad_() for x in (new, old)]
+    utility = operators.policy_improvement(*wide, advantage, 3, mask=MASK, ratio="token_mean").utility
+    for a, b in zip(ours, torch.autograd.grad(utility.sum(), wide), strict=True):
+        assert torch.equal(a, b.bfloat16())
 
 
 def test_padding_may_be_nan_and_has_no_gradient():
@@ -172,8 +196,9 @@ def test_wrong_arguments_are_the_same_sentences():
 
 def test_the_ops_have_the_gradients_of_the_operators():
     new, old, advantage = batch(grad=True)
-    utility = kernels.policy_improvement(new, old, advantage, 3, mask=MASK).utility
-    expected = operators.policy_improvement(new, old, advantage, 3, mask=MASK).utility
+    options = {"mask": MASK, "form": "surrogate", "ratio_clip": (0.9, 1.1)}
+    utility = kernels.policy_improvement(new, old, advantage, 3, **options).utility
+    expected = operators.policy_improvement(new, old, advantage, 3, **options).utility
     np.testing.assert_array_equal(
         *(torch.autograd.grad(u.sum(), new)[0].numpy() for u in (utility, expected)),
     )
