@@ -9,6 +9,8 @@ as 1, 2, 3", SC 2011; known answers from the authors' Random123 test vectors.
 import numba as nb
 import numpy as np
 
+from curbench.compiled import cold
+
 # Streams name the purpose of a draw; csrc/philox.h repeats the ones that the kernels use.
 DRAW = 0  # one uniform per slot of an iid draw
 SYSTEMATIC = 1  # the single offset of a systematic draw
@@ -87,10 +89,11 @@ def uniform_pair(seed, stream, step, index):
     return first, second
 
 
-_uniform = nb.njit(forceinline=True)(uniform.py_func)  # so that the loops below become vector code: 1 ns a number
+uniform_inline = nb.njit(forceinline=True)(uniform.py_func)
+"""``uniform``, for loops over many numbers: inlined they become vector code, 1 ns a number."""
 
 
-@nb.njit
+@cold
 def uniform_(u, seed, stream, step):
     """Fills u f64[n] with the numbers at (0, step) to (n - 1, step): those of the slots of one round.
 
@@ -98,22 +101,22 @@ def uniform_(u, seed, stream, step):
     True
     """
     for j in range(u.size):
-        u[j] = _uniform(seed, stream, step, j)
+        u[j] = uniform_inline(seed, stream, step, j)
 
 
-@nb.njit
+@cold
 def uniform_rounds_(u, rounds, seed, stream, step):
     """Fills u f64[m * rounds] with the numbers of m slots in ``rounds`` rounds: u[j * rounds + t] is (j, step + t)."""
     for j in range(u.size // rounds):
         for t in range(rounds):
-            u[j * rounds + t] = _uniform(seed, stream, step + t, j)
+            u[j * rounds + t] = uniform_inline(seed, stream, step + t, j)
 
 
-@nb.njit
+@cold
 def uniform_run_(u, first, count, seed, stream, step, index):
     """Fills u[first : first + count] with the numbers at (index, step) to (index + count - 1, step)."""
     for i in range(count):
-        u[first + i] = _uniform(seed, stream, step, index + i)
+        u[first + i] = uniform_inline(seed, stream, step, index + i)
 
 
 @nb.njit

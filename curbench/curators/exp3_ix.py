@@ -1,35 +1,46 @@
-"""EXP3-IX: implicit exploration, a loss estimate that is biased downwards so that regret concentrates."""
+"""EXP3-IX: implicit exploration, a loss estimate that is biased downwards so that regret concentrates; O(m log K)."""
 
 from __future__ import annotations
 
 from math import log, sqrt
 from typing import Any, NamedTuple
 
-import numba as nb
 import numpy as np
 
-from curbench.curators.exponential import check_range, chosen
+from curbench.compiled import hot
+from curbench.curators.exponential import (
+    check_range,
+    chosen,
+    draw_from_tree,
+    fill_from_tree,
+    keep_in_range_,
+    multiply_,
+)
 from curbench.curators.osmd import effective_arms
 from curbench.curators.tabular import Design, TabularCurator, Unit, unit_interval
-from curbench.mirror import exponentiated_step_, project_on_floor_
+from curbench.sumtree import sum_tree
 from curbench.types import Array, Bank
 
 
 class Exp3IxCore(NamedTuple):
-    p: Array
+    p: Array  # what is drawn from, written out by ``fill_core``
+    weight: Array  # exponential weights, unnormalised
+    tree: Array  # their sum tree
     eta: float
     bias: float  # gamma
+    mix: float  # 0: the exploration is implicit
     low: float
     high: float
 
 
-@nb.njit
+@hot
 def update_core(core, arm, expected, utility, step):
-    """p_i *= exp(-eta lhat_i), lhat_i = sum of the losses of the draws of i / (expected_i + m gamma)."""
+    """weight_i *= exp(-eta lhat_i), lhat_i = sum of the losses of the draws of i / (expected_i + m gamma)."""
     for j in range(utility.size):
         loss = 1.0 - unit_interval(utility[j], core.low, core.high)
-        exponentiated_step_(core.p, arm[j], loss / (expected[j] + utility.size * core.bias), core.eta)
-    project_on_floor_(core.p, 0.0)
+        if loss != 0.0:
+            multiply_(core, arm[j], -core.eta * loss / (expected[j] + utility.size * core.bias))
+    keep_in_range_(core)
 
 
 class Exp3Ix(TabularCurator):
@@ -44,7 +55,9 @@ class Exp3Ix(TabularCurator):
     Raises ValueError for a parameter outside its range.
     """
 
+    draw_core = staticmethod(draw_from_tree)
     update_core = staticmethod(update_core)
+    fill_core = staticmethod(fill_from_tree)
 
     def __init__(
         self,
@@ -62,7 +75,8 @@ class Exp3Ix(TabularCurator):
         k = self.arm_count
         self.as_published = eta is None and bias is None
         eta = chosen("eta", eta, sqrt(2 * log(max(k, 2)) / (effective_arms(k, self.batch) * self.horizon)))
-        self.core = Exp3IxCore(np.full(k, 1.0 / k), eta, chosen("bias", bias, eta / 2), **check_range(low, high))
+        bias, p = chosen("bias", bias, eta / 2), np.full(k, 1.0 / k)
+        self.core = Exp3IxCore(p, p.copy(), sum_tree(p), eta, bias, 0.0, **check_range(low, high))
 
     def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
         if comparator != "static" or not self.as_published:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numba as nb
 import numpy as np
 
-from curbench.compiled import hot
+from curbench.compiled import cold, hot
 from curbench.curators.tabular import unit_interval
 from curbench.mirror import SMALLEST, exponentiated_step_
 from curbench.sumtree import add_, build_, find, total
@@ -63,12 +63,19 @@ def keep_in_range_(core):
         normalise_(core)
 
 
-@nb.njit(error_model="numpy")
+@cold
 def normalise_(core):
     """Divides the weights by their total; what would underflow stays at the smallest weight."""
     mass = total(core.tree)
     for i in range(core.weight.size):
         core.weight[i] = max(core.weight[i] / mass, SMALLEST)
+    build_(core.tree, core.weight)
+
+
+@cold
+def start_again_(core):
+    """Back to equal weights."""
+    core.weight.fill(1.0 / core.weight.size)
     build_(core.tree, core.weight)
 
 

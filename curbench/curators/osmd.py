@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numba as nb
 import numpy as np
 
-from curbench.compiled import hot
+from curbench.compiled import cold, hot
 from curbench.curators.exponential import draw_from_tree, fill_from_tree, keep_in_range_, multiply_, normalise_
 from curbench.curators.tabular import Design, MirrorStep, TabularCurator, Unit, unit_interval
 from curbench.mirror import copy_, share_
@@ -55,7 +55,7 @@ def update_core(core, arm, expected, utility, step):
         move_all_(core, step)
 
 
-@nb.njit(error_model="numpy")
+@cold
 def lift_(core, arm):
     """KL projection on {p_i >= floor} after a step that lowered the weights of the drawn arms.
 
@@ -80,7 +80,7 @@ def lift_(core, arm):
             add_(core.tree, arm[j], core.weight[arm[j]])
 
 
-@nb.njit(error_model="numpy")
+@cold
 def move_all_(core, step):
     """Sharing, or a restart when one is due; O(K), and keeps the step before it for the certificate."""
     normalise_(core)

@@ -5,19 +5,28 @@ from __future__ import annotations
 from math import ceil, log
 from typing import Any, NamedTuple
 
-import numba as nb
 import numpy as np
 
+from curbench.compiled import hot
 from curbench.curators.exp3 import tuned_mix
-from curbench.curators.exponential import check_range, chosen, exponential_step_
-from curbench.curators.tabular import Design, TabularCurator, Unit
-from curbench.mirror import SMALLEST, mix_, project_on_floor_
+from curbench.curators.exponential import (
+    check_range,
+    chosen,
+    draw_from_tree,
+    fill_from_tree,
+    keep_in_range_,
+    multiply_,
+    start_again_,
+)
+from curbench.curators.tabular import Design, TabularCurator, Unit, unit_interval
+from curbench.sumtree import sum_tree
 from curbench.types import Array, Bank
 
 
 class Rexp3Core(NamedTuple):
-    p: Array
-    weight: Array
+    p: Array  # what is drawn from, written out by ``fill_core``
+    weight: Array  # exponential weights, unnormalised
+    tree: Array  # their sum tree
     eta: float
     mix: float
     restart_every: int
@@ -25,14 +34,16 @@ class Rexp3Core(NamedTuple):
     high: float
 
 
-@nb.njit
+@hot
 def update_core(core, arm, expected, utility, step):
     """One round of EXP3 in gain form; back to uniform weights after every ``restart_every`` rounds."""
-    exponential_step_(core, arm, expected, utility)
-    project_on_floor_(core.weight, SMALLEST)
+    for j in range(utility.size):
+        y = unit_interval(utility[j], core.low, core.high)
+        if y != 0.0:
+            multiply_(core, arm[j], core.eta * y / expected[j])
+    keep_in_range_(core)
     if (step + 1) % core.restart_every == 0:
-        core.weight.fill(1.0 / core.weight.size)
-    mix_(core.p, core.weight, core.mix)
+        start_again_(core)
 
 
 class Rexp3(TabularCurator):
@@ -46,7 +57,9 @@ class Rexp3(TabularCurator):
     Raises ValueError for a parameter outside its range.
     """
 
+    draw_core = staticmethod(draw_from_tree)
     update_core = staticmethod(update_core)
+    fill_core = staticmethod(fill_from_tree)
 
     def __init__(
         self,
@@ -71,7 +84,7 @@ class Rexp3(TabularCurator):
         every = min(t, tuned) if restart_every is None else int(restart_every)
         mix = chosen("mix", mix, tuned_mix(k, every), largest=1.0)
         p = np.full(k, 1.0 / k)
-        self.core = Rexp3Core(p, p.copy(), mix / k, mix, every, **check_range(low, high))
+        self.core = Rexp3Core(p, p.copy(), sum_tree(p), mix / k, mix, every, **check_range(low, high))
 
     def bound(self, comparator: str) -> tuple[str, dict[str, Any]] | None:
         if comparator not in ("static", "switching", "dynamic"):

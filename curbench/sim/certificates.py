@@ -16,7 +16,7 @@ import numpy as np
 from curbench import loop
 from curbench.curators.base import Curator
 from curbench.curators.tabular import MirrorStep, TabularCurator
-from curbench.regret import mirror_slack
+from curbench.regret import log_product, mirror_slack
 from curbench.sampling import capped_expectation
 from curbench.signals import SIGNALS
 from curbench.sim.actor import BanditActor
@@ -117,14 +117,13 @@ def spend_(spent, p, arm, expected, y, stepped, eta, floor, compared, mean):
     estimate = np.zeros(k)
     for j in range(arm.size):
         estimate[arm[j]] += (1.0 - y[j]) / expected[j]
-    linear, square, everywhere, moved, level = 0.0, 0.0, 0.0, 0.0, 0.0
+    linear, square, everywhere, level = 0.0, 0.0, 0.0, 0.0
     for i in range(k):
         linear += p[i] * estimate[i]
         square += p[i] * estimate[i] * estimate[i]
         everywhere += estimate[i]
         level += mean[i]
-        if floor > 0.0:
-            moved += np.log(stepped[i] / p[i])
+    moved = log_product(stepped / p) if floor > 0.0 else 0.0
     keep, spread = 1.0 - floor, floor / k  # u = keep e_compared + spread
     spent[0] += (keep * np.log(stepped[compared] / p[compared]) + spread * moved) / eta
     spent[1] += 0.5 * eta * square

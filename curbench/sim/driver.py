@@ -29,11 +29,17 @@ TIMING_REPEATS = 5
 
 @nb.njit(error_model="numpy")
 def expectation(p, value):
-    """sum_i p_i value_i, summed in order."""
-    total = 0.0
-    for i in range(p.size):
-        total += p[i] * value[i]
-    return total
+    """sum_i p_i value_i, in four interleaved sums: a fixed order that the compiler can vectorise."""
+    k = p.size
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    for i in range(0, k - 3, 4):
+        a += p[i] * value[i]
+        b += p[i + 1] * value[i + 1]
+        c += p[i + 2] * value[i + 2]
+        d += p[i + 3] * value[i + 3]
+    for i in range(k - k % 4, k):
+        a += p[i] * value[i]
+    return (a + b) + (c + d)
 
 
 @nb.njit(error_model="numpy")
@@ -106,9 +112,12 @@ def drive(
     recording = grid.size > 0
     checking = recording and check[0]
     mu = mean[0].copy()
+    best = largest(mu)
     for t in range(horizon):
         if not rested:
-            segment = enter_segment_(mu, start, mean, segment, t)
+            entered = enter_segment_(mu, start, mean, segment, t)
+            if entered != segment:
+                segment, best = entered, largest(mu)
         if iid:
             if taken == block:
                 uniform_rounds_(ahead, block, seeds[0], DRAW, t)
@@ -128,13 +137,13 @@ def drive(
         if recording:
             if not iid and not systematic_fits(core.p, one, batch):
                 capped += 1
-            best = largest(mu)
             p_form += best - expectation(core.p, mu)
             for j in range(batch):
                 sampled += (best - mu[arm[j]]) / batch
         if rested:
             for j in range(batch):
                 advance_rested_(mu, stage, visit, start, mean, arm[j])
+            best = largest(mu)
         if late:
             row = t % ring
             due[row] = arrival(seeds[1], t, delay[0], delay[1], delay[2])

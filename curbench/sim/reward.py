@@ -6,8 +6,8 @@ Two curators with the same seed see the same luck (common random numbers), so pa
 import numba as nb
 import numpy as np
 
-from curbench.compiled import hot
-from curbench.philox import NOISE, REWARD, uniform, uniform_run_
+from curbench.compiled import cold, hot
+from curbench.philox import NOISE, REWARD, uniform, uniform_inline, uniform_run_
 
 KINDS = ("bernoulli", "beta", "gaussian", "power")
 BERNOULLI_, BETA_, GAUSSIAN_, POWER_ = range(4)
@@ -39,20 +39,31 @@ def reward_(y, mean, problem, visit, luck, seed, step, kind, scale, shared):
     if kind != BERNOULLI_ or shared:
         _noisy_rewards_(y, mean, problem, visit, seed, step, kind, scale, shared)
         return
-    for j in range(problem.size):  # as below, but for the cost
+    if luck.size == 0:
+        _bernoulli_(y, mean, problem, visit, seed)
+        return
+    for j in range(problem.size):
         arm = problem[j]
-        if luck.size > 0:
-            at = visit[arm] & (AHEAD - 1)
-            if at == 0:
-                uniform_run_(luck, AHEAD * arm, AHEAD, seed, REWARD, arm, visit[arm])
-            u = luck[AHEAD * arm + at]
-        else:
-            u = uniform(seed, REWARD, arm, visit[arm])
-        y[j] = 1.0 if u < mean[arm] else 0.0
+        at = visit[arm] & (AHEAD - 1)
+        if at == 0:
+            uniform_run_(luck, AHEAD * arm, AHEAD, seed, REWARD, arm, visit[arm])
+        y[j] = 1.0 if luck[AHEAD * arm + at] < mean[arm] else 0.0
         visit[arm] += 1
 
 
-@nb.njit
+@cold
+def _bernoulli_(y, mean, problem, visit, seed):
+    """Three loops, so that the numbers are vector code and the fetches from memory overlap."""
+    for j in range(problem.size):
+        y[j] = visit[problem[j]]
+        visit[problem[j]] += 1
+    for j in range(problem.size):
+        y[j] = uniform_inline(seed, REWARD, problem[j], int(y[j]))
+    for j in range(problem.size):
+        y[j] = 1.0 if y[j] < mean[problem[j]] else 0.0
+
+
+@cold
 def _noisy_rewards_(y, mean, problem, visit, seed, step, kind, scale, shared):
     for j in range(problem.size):
         arm = problem[j]
