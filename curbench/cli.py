@@ -209,7 +209,7 @@ def learn(
 @app.command()
 def sweep(
     grid: Annotated[
-        Path, typer.Argument(metavar="GRID.yaml", help="A file, or a shipped grid: small, standard, certified.")
+        Path, typer.Argument(metavar="GRID.yaml", help="A file, or a shipped grid: small, standard, large, certified.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Where results are kept; what is there is not run again.")],
     jobs: Annotated[int | None, typer.Option(help="Units side by side; default one per core.")] = None,

@@ -139,7 +139,7 @@ def test_a_bad_grid_is_one_sentence_before_anything_runs(curbench, tmp_path, tex
 def test_a_grid_that_is_not_there_names_the_shipped_ones(curbench, tmp_path):
     code, _, err = curbench("sweep", tmp_path / "nope.yaml", "--out", tmp_path)
     assert code == 2
-    assert "does not exist; give a YAML file, or one of: certified, learners, small, standard" in err
+    assert "does not exist; give a YAML file, or one of: certified, large, learners, small, standard" in err
     assert curbench("sweep", "small", "--out", tmp_path, "--engine", "spark")[2].count("choose from pool, ray") == 1
 
 
