@@ -290,10 +290,13 @@ def league(
     curators: Annotated[
         str | None, typer.Argument(metavar="[CURATOR[,CURATOR...]]", help="Who takes part; default: all.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where results are kept; what is there is not run again.")] = Path(
-        "runs/league"
-    ),
-    seeds: Annotated[int, typer.Option(min=1, help="Paired runs per scenario.")] = 100,
+    ablation: Annotated[
+        str | None, typer.Option(metavar="CURATOR", help="Instead: one curator, its settings changed one at a time.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where results are kept; default runs/league or runs/ablation-CURATOR.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Paired runs per scenario; default 100, or 20.")] = None,
     neural_seeds: Annotated[int, typer.Option(min=1, help="The same, of curators that train a network.")] = 20,
     rollouts: Annotated[int | None, typer.Option(min=1, help="Of every run; default 51,200: 200 steps.")] = None,
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of running: a league.parquet.")] = None,
@@ -306,22 +309,31 @@ def league(
     from curbench.record import read_json, write_atomic
     from curbench.report.league import league_page
     from curbench.sim.league import (
+        BASELINE,
         ENTRANTS,
-        HEAD,
         ROLLOUTS,
+        ablation_units,
         cells,
         gather,
+        head,
         league_units,
         read_league,
         standings,
         write_league,
     )
 
+    if ablation is not None and curators is not None:
+        raise ValueError("an ablation is of one curator; give either CURATOR[,CURATOR...] or --ablation CURATOR")
+    out = out or Path("runs") / (f"ablation-{ablation}" if ablation else "league")
     if data is None:
-        names = curators.split(",") if curators else ENTRANTS
-        units = league_units(names, seeds=seeds, neural_seeds=neural_seeds, rollouts=rollouts or ROLLOUTS)
+        length = rollouts or ROLLOUTS
+        if ablation:
+            units = ablation_units(ablation, seeds=seeds or 20, rollouts=length)
+        else:
+            names = curators.split(",") if curators else ENTRANTS
+            units = league_units(names, seeds=seeds or 100, neural_seeds=neural_seeds, rollouts=length)
         _finish([*units], out, jobs, engine)
-        found, cost = gather(units, out)
+        found, cost = gather(units, out, baseline=ablation or BASELINE)
     else:
         found, cost = read_league(data), read_json(data.with_name("cost.json"))
     rows = standings(found)
@@ -334,7 +346,7 @@ def league(
         for row in rows:
             emit(row | {"curation_s": cost["curation_s"].get(row["curator"])})
     else:
-        print(table(HEAD, [cells(row, cost) for row in rows]))
+        print(table(head(found), [cells(row, found, cost) for row in rows]))
         print(f"page: {(out / 'league.html').resolve()}")
 
 

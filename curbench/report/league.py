@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from curbench.report.page import HEADER, STYLE
-from curbench.sim.league import BASELINE, GREEDY, SCENARIOS, League
+from curbench.sim.league import ABLATED, BASELINE, GREEDY, SCENARIOS, League
 from curbench.stats import performance_profile
 from curbench.types import Array
 
@@ -63,12 +63,13 @@ def league_page(league: League, standings: list[dict[str, Any]], cost: dict[str,
     """
     ranked = [row["curator"] for row in standings]
     colour = {name: COLOUR[i % len(COLOUR)] for i, name in enumerate(ranked)}
-    picked = {*ranked[:SHOWN], BASELINE}
+    picked = {*ranked[:SHOWN], league.baseline}
     part = [
         *_table(league, standings, cost, colour, picked),
         "<h2>Learning curves</h2>",
         _note(
-            "Mean held-out competence over generated tokens. Pick curators in the table; black: uniform; dashed: oracle"
+            "Mean held-out competence over generated tokens. Pick curators in the table; black: "
+            f"{league.baseline}; dashed: oracle"
         ),
         *_curves(league, colour, picked),
         "<h2>Performance profiles</h2>",
@@ -82,9 +83,10 @@ def league_page(league: League, standings: list[dict[str, Any]], cost: dict[str,
         _pairs(standings),
         *_provenance(cost),
     ]
+    subject = "League of curators" if league.baseline == BASELINE else f"Ablation of {escape(league.baseline)}"
     return (
         f'{HEADER}<link rel="icon" href="data:,"><style>{STYLE}{LEAGUE_STYLE}</style></head><body>\n'
-        "<h1>League of curators on the simulated learner</h1>\n"
+        f"<h1>{subject} on the simulated learner</h1>\n"
         + "\n".join(part)
         + f"\n<script>{SCRIPT}</script></body></html>\n"
     )
@@ -101,11 +103,12 @@ def _table(
         "A score is the share of what the greedy oracle gains in held-out competence from the start: 0 learnt nothing, "
         "1 as much as under an oracle that sees what each problem would teach in one step. IQM: mean of the middle "
         "half of all runs, with a 95 % stratified bootstrap interval. Beats: rivals against which the interval of the "
-        "probability of improvement lies above one half. Wasted: share of rollouts in groups of equal rewards. Every "
-        "curator has its published defaults, the same rollouts, problems and luck. Click a head to sort, a row to show "
-        "its curves."
+        "probability of improvement lies above one half. Score - baseline: mean paired difference over scenarios. "
+        "Wasted: share of rollouts in groups of equal rewards. What a name does not say is at its published default; "
+        "rollouts, problems and luck are the same for all. Click a head to sort, a row to show its curves."
     )
-    head = ["curator", "source", "seeds", "IQM of scores", f"P(&gt; {BASELINE})", "beats"]
+    than = escape(league.baseline)
+    head = ["curator", "source", "seeds", "IQM of scores", f"P(&gt; {than})", f"score - {than}", "beats"]
     head += ["IQM over the run", "wasted", "curation, ms/step", *map(escape, league.scenarios)]
     rows = []
     for row in standings:
@@ -117,7 +120,8 @@ def _table(
             f"<td>{escape(row['source'])}</td>",
             _number(row["seeds"], "d"),
             _span(row["iqm"]),
-            _span(row["improvement"].get(BASELINE), "{:.2f}"),
+            _span(row["improvement"].get(league.baseline), "{:.2f}"),
+            _span(None if name == league.baseline else row["gain"], "{:+.3f}"),
             _number(row["beats"], "d"),
             _span(row["early_iqm"]),
             _number(row["wasted"], ".2f"),
@@ -133,13 +137,10 @@ def _table(
             ),
         ]
         on = ' class="on"' if name in picked else ""
-        rows.append(f'<tr{on} data-curator="{escape(name)}" style="--c: {_shade(name, colour)}">{"".join(cell)}</tr>')
+        shade = "#000" if name == league.baseline else colour[name]
+        rows.append(f'<tr{on} data-curator="{escape(name)}" style="--c: {shade}">{"".join(cell)}</tr>')
     top = "".join(f"<th>{text}</th>" for text in head)
     yield f'<table class="sort"><thead><tr>{top}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-
-
-def _shade(name: str, colour: dict[str, str]) -> str:
-    return "#000" if name == BASELINE else colour[name]
 
 
 def _number(value: float, form: str, *, bold: bool = False, title: str = "") -> str:
@@ -163,8 +164,8 @@ def _curves(league: League, colour: dict[str, str], picked: set[str]) -> Iterabl
         top = max(float(curve[:, 1].max()) for curve in line.values())
         low = min(float(curve[:, 1].min()) for curve in line.values())
         right = max(float(curve[-1, 0]) for curve in line.values())
-        title = f"{scenario} ({SCENARIOS[scenario]})"
-        yield _panel(title, line, (0.0, right), (low, top), "tokens", colour, picked)
+        title = f"{scenario} ({(SCENARIOS | ABLATED)[scenario]})"
+        yield _panel(title, line, (0.0, right), (low, top), "tokens", league.baseline, colour, picked)
 
 
 def _profiles(league: League, colour: dict[str, str], picked: set[str]) -> str:
@@ -173,7 +174,7 @@ def _profiles(league: League, colour: dict[str, str], picked: set[str]) -> str:
         for name in (*league.curators, GREEDY)
     }
     ends = (float(THRESHOLD[0]), float(THRESHOLD[-1]))
-    return _panel("all scenarios", line, ends, (0.0, 1.0), "score", colour, picked, scale=2.0)
+    return _panel("all scenarios", line, ends, (0.0, 1.0), "score", league.baseline, colour, picked, scale=2.0)
 
 
 def _panel(
@@ -182,6 +183,7 @@ def _panel(
     x: tuple[float, float],
     y: tuple[float, float],
     axis: str,
+    baseline: str,
     colour: dict[str, str],
     picked: set[str],
     scale: float = 1.0,
@@ -209,8 +211,8 @@ def _panel(
     mark.append(f'<text x="{width / 2:.0f}" y="12" text-anchor="middle" font-weight="bold">{escape(title)}</text>')
     path = []
     for name, points in sorted(line.items(), key=lambda item: item[0] in picked or item[0] == GREEDY):
-        kind = "oracle" if name == GREEDY else "base on" if name == BASELINE else "on" if name in picked else ""
-        style = "" if name in (GREEDY, BASELINE) else f' style="--c: {colour[name]}"'
+        kind = "oracle" if name == GREEDY else "base on" if name == baseline else "on" if name in picked else ""
+        style = "" if name in (GREEDY, baseline) else f' style="--c: {colour[name]}"'
         where, label = "M" + " ".join(map(at, points)), escape(name)
         path.append(f'<path class="{kind}" data-curator="{label}"{style} d="{where}"><title>{label}</title></path>')
     return (

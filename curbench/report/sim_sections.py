@@ -207,7 +207,7 @@ def _learner_row(row: dict[str, Any]) -> list[str]:
         "" if arrival is None else f"{arrival:,.0f}",
         f"{row['reached']} of {row['seeds']}",
         f"{row['wasted']['mean']:.2f}",
-        _span(row["regret"], 2),
+        "" if row["regret"] is None else _span(row["regret"], 2),
     ]
 
 

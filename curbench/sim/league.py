@@ -25,7 +25,7 @@ from curbench.record import write_atomic
 from curbench.sim.axes import label
 from curbench.sim.learner_grid import CURVES, RUNS, LearnerGrid, LearnerUnit, expand, read_learner_unit
 from curbench.sim.simulate_learner import GREEDY, check
-from curbench.stats import Interval, aggregate_iqm, improvement_probability
+from curbench.stats import Interval, aggregate_iqm, improvement_probability, mean_difference
 from curbench.types import Array
 
 SCENARIOS: dict[str, str] = {
@@ -43,6 +43,41 @@ SCENARIOS: dict[str, str] = {
 BASELINE = "uniform"
 ENTRANTS = (*CURATORS, f"{BASELINE}+nondegenerate")
 """Who takes part unless told otherwise, all variants of each; the greedy oracle always does, and is not ranked."""
+
+ABLATIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    "actor_curator": (
+        *({"deviations": one} for one in ("nucleus", "rank", "log_ratio", "advantage", "no_prior")),
+        {"variant": "released"},
+        *({"signal": f"policy_improvement_{one}"} for one in ("loo", "standardised", "sequence", "token")),
+        *({"signal": f"policy_improvement_{one}"} for one in ("cross_fit", "cross_fit_sequence")),
+        *({"floor": one} for one in (0.02, 0.5)),
+        *({"clip": one} for one in (0.05, 10.0)),
+        {"average": 10},
+        *({"candidates": one} for one in (64, 256)),
+        {"dormant": 0, "warmup": 0},
+        {"temperature": 4.0},
+        *({"lr": one} for one in (0.001, 0.1)),
+        {"epochs": 1},
+        {"history": False},
+        *({"head": one} for one in ("tabular", "mlp")),
+    ),
+    "target_aligned": (
+        *({"weights": one} for one in ("exact", "none")),
+        *({"eta": one} for one in (0.1, 0.3, 3.0, 10.0)),
+        *({"memory": one} for one in (0.01, 0.03, 0.3, 1.0)),
+        *({"floor": one} for one in (0.02, 0.3, 0.6)),
+        *({"held_out": groups, "every": every} for groups, every in ((32, 10), (32, 2), (8, 2))),
+        {"scorer": "problem"},
+        *({"signal": one} for one in ("policy_improvement", "mean_abs_advantage")),
+    ),
+}
+"""What is set in place of a curator's defaults, the ``signal`` among it, each by itself."""
+
+ABLATED: dict[str, str] = {
+    **{name: SCENARIOS[name] for name in ("hard-dominated", "noisy TV", "transfer chain")},
+    "long answers": "long_answers",
+}
+"""Scenarios of ablations."""
 
 ROLLOUTS, BATCH, GROUP = 51_200, 32, 8
 """Of a run: 200 steps of 32 groups of 8 where every group is kept."""
@@ -75,14 +110,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class League:
-    """All entries by (scenario, curator); every curator took part in every scenario."""
+    """All entries by (scenario, curator); every curator took part in every scenario.
+
+    baseline  the curator that all are compared with: uniform, or what an ablation changes
+    """
 
     entry: dict[tuple[str, str], Entry]
+    baseline: str = BASELINE
 
     @property
     def scenarios(self) -> list[str]:
-        """In the order of ``SCENARIOS``."""
-        return [name for name in SCENARIOS if any(name == scenario for scenario, _ in self.entry)]
+        """In the order of ``SCENARIOS`` and ``ABLATED``."""
+        return [name for name in SCENARIOS | ABLATED if any(name == scenario for scenario, _ in self.entry)]
 
     @property
     def curators(self) -> list[str]:
@@ -100,15 +139,23 @@ class League:
 
     def improvement(self, curator: str, rival: str) -> Interval:
         """P(curator > rival) over the seeds that both ran, see ``stats.improvement_probability``."""
+        return improvement_probability(*self._shared(curator, rival))
+
+    def gain(self, curator: str) -> Interval:
+        """By how much it scores above the baseline on the same seeds, see ``stats.mean_difference``."""
+        return mean_difference(*self._shared(curator, self.baseline))
+
+    def _shared(self, curator: str, rival: str) -> tuple[list[Array], list[Array]]:
+        """Scores of both over the seeds that both ran."""
         one, other = self.score(curator), self.score(rival)
-        shared = min(task.size for task in one + other)
-        return improvement_probability([task[:shared] for task in one], [task[:shared] for task in other])
+        seeds = min(task.size for task in one + other)
+        return [task[:seeds] for task in one], [task[:seeds] for task in other]
 
 
 def league_units(
     curators: Iterable[str] = ENTRANTS, *, seeds: int = 100, neural_seeds: int = 20, rollouts: int = ROLLOUTS
 ) -> list[LearnerUnit]:
-    """The units of a league; the baseline and the oracle take part in any.
+    """The units of a league: all variants of the curators, the baseline and the oracle.
 
     neural_seeds  of curators that train a network, the first of the others' seeds
     Raises        ValueError for an unknown curator, or what a unit refuses.
@@ -118,11 +165,36 @@ def league_units(
         name, _ = split_admission(curator)
         neural = name != GREEDY and curator_class(name).neural
         other = () if name == GREEDY else CURATORS[name].variants[1:]
+        setting = [{}, *({"variant": one} for one in other)]
+        found += _units(curator, setting, SCENARIOS, min(seeds, neural_seeds) if neural else seeds, rollouts)
+    return found
+
+
+def ablation_units(curator: str, *, seeds: int = 20, rollouts: int = ROLLOUTS) -> list[LearnerUnit]:
+    """The units of an ablation: the curator, and again with each of ``ABLATIONS``; uniform sampling and the oracle.
+
+    Raises ValueError if there is none of that curator.
+    """
+    if curator not in ABLATIONS:
+        raise ValueError(f"there is no ablation of {curator!r}; choose from {', '.join(ABLATIONS)}")
+    found = []
+    for name, setting in ((GREEDY, [{}]), (BASELINE, [{}]), (curator, [{}, *ABLATIONS[curator]])):
+        found += _units(name, setting, ABLATED, seeds, rollouts)
+    return found
+
+
+def _units(
+    curator: str, settings: Iterable[dict[str, Any]], scenarios: dict[str, str], seeds: int, rollouts: int
+) -> list[LearnerUnit]:
+    found = []
+    for setting in settings:
+        hyper = {name: [value] for name, value in setting.items() if name != "signal"}
         question = {
-            "learners": list(SCENARIOS.values()),
-            "curators": [curator, *([{curator: {"variant": list(other)}}] if other else [])],
-            **{"rollouts": rollouts, "batch": BATCH, "group": GROUP, "instance_seed": None},
-            "seeds": min(seeds, neural_seeds) if neural else seeds,
+            "learners": list(scenarios.values()),
+            "curators": [{curator: hyper} if hyper else curator],
+            "signal": setting.get("signal"),
+            **{"rollouts": rollouts, "batch": BATCH, "group": GROUP, "instance_seed": None, "seeds": seeds},
+            "measure_regret": False,
         }
         units = expand(validate(LearnerGrid, question))
         check(units[0].learner, curator, **units[0].question)  # what one small bank does not refuse, none does
@@ -130,13 +202,13 @@ def league_units(
     return found
 
 
-def gather(units: list[LearnerUnit], out: Path) -> tuple[League, dict[str, Any]]:
+def gather(units: list[LearnerUnit], out: Path, *, baseline: str = BASELINE) -> tuple[League, dict[str, Any]]:
     """(league, cost) of units that ``run_sweep`` has finished in ``out``.
 
     cost  seconds of curation per step by curator, the median over its units, and where the units ran: what differs
           between machines, and is kept apart for that
     """
-    scenario = {learner: name for name, learner in SCENARIOS.items()}
+    scenario = {learner: name for name, learner in (SCENARIOS | ABLATED).items()}
     entry: dict[tuple[str, str], Entry] = {}
     second: dict[str, list[float]] = {}
     environment: dict[str, dict[str, Any]] = {}
@@ -146,7 +218,7 @@ def gather(units: list[LearnerUnit], out: Path) -> tuple[League, dict[str, Any]]
         at = np.unique(np.linspace(0, len(curve) - 1, POINTS).astype(int))
         one = Entry(
             scenario=scenario[unit.learner],
-            curator=label(unit.curator, unit.hyper),
+            curator=label(unit.curator, unit.hyper | ({"signal": unit.signal} if unit.signal else {})),
             source="" if unit.curator == GREEDY else CURATORS[split_admission(unit.curator)[0]].source,
             begin=np.array(kept["begin"]),
             final=np.array(kept["final"]),
@@ -159,7 +231,7 @@ def gather(units: list[LearnerUnit], out: Path) -> tuple[League, dict[str, Any]]
         place = {name: value for name, value in kept["environment"].items() if name != "time"}
         environment[json.dumps(place, sort_keys=True)] = place
     cost = {"curation_s": {name: float(np.median(value)) for name, value in second.items()}}
-    return League(entry), cost | {"environment": list(environment.values())}
+    return League(entry, baseline), cost | {"environment": list(environment.values())}
 
 
 def write_league(path: Path, league: League) -> None:
@@ -171,7 +243,8 @@ def write_league(path: Path, league: League) -> None:
         for one in league.entry.values()
     ]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"baseline": league.baseline})
+    pq.write_table(table, sink, compression="zstd")
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
@@ -181,15 +254,16 @@ def read_league(path: Path) -> League:
     Raises ValueError, with the name of the file, if it is no such file or a curator is missing somewhere.
     """
     try:
-        rows = pq.read_table(path, partitioning=None).to_pylist()
+        table = pq.read_table(path, partitioning=None)
+        baseline = table.schema.metadata[b"baseline"].decode()
         entry = {}
-        for row in rows:
+        for row in table.to_pylist():
             run: dict[str, Any] = {name: np.array(row[name], float) for name in RUNS}
             curve = np.array([row[name] for name in CURVES], float).T
             entry[row["scenario"], row["curator"]] = Entry(**{name: row[name] for name in TEXTS}, **run, curve=curve)
     except (OSError, pa.ArrowException, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the data of a league ({error}); make it with: curbench league") from None
-    league = League(entry)
+    league = League(entry, baseline)
     complete = len(league.scenarios) * (len(league.curators) + 1)
     if (league.scenarios[:1] and (league.scenarios[0], GREEDY) not in entry) or len(entry) != complete or not entry:
         raise ValueError(f"{path} is not a whole league: {len(entry)} entries; make it with: curbench league")
@@ -200,6 +274,7 @@ def standings(league: League, *, draws: int = 2000) -> list[dict[str, Any]]:
     """One JSON row per curator, best first: interquartile mean of its scores, and probabilities of improvement.
 
     iqm, early_iqm  of final scores, and of scores over the run, with stratified bootstrap intervals (``draws`` samples)
+    gain            score above the baseline's on the same seeds, see ``League.gain``
     improvement     by rival: P(this > rival) with an interval, see ``League.improvement``
     beats           rivals, the baseline included, whose interval lies above one half: not corrected for their number
     score           mean score by scenario; competence: mean competence by scenario
@@ -217,6 +292,7 @@ def standings(league: League, *, draws: int = 2000) -> list[dict[str, Any]]:
                 "iqm": aggregate_iqm(final, generator=generator, draws=draws).row(),
                 "early_iqm": aggregate_iqm(league.score(curator, "early"), generator=generator, draws=draws).row(),
                 "beats": sum(one.lo > 0.5 for one in rival.values()),
+                "gain": league.gain(curator).row(),
                 "improvement": {name: one.row() for name, one in rival.items()},
                 "wasted": float(np.mean([league.entry[name, curator].wasted for name in league.scenarios])),
                 "score": {name: float(x.mean()) for name, x in zip(league.scenarios, final, strict=True)},
@@ -226,12 +302,15 @@ def standings(league: League, *, draws: int = 2000) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["iqm"]["mean"], row["curator"]))
 
 
-HEAD = ("curator", "seeds", "score", "interval", "P(> uniform)", "beats", "over the run", "wasted", "ms/step")
+def head(league: League) -> tuple[str, ...]:
+    """Of the table that ``cells`` are the lines of."""
+    over = f"P(> {league.baseline})"
+    return ("curator", "seeds", "score", "interval", over, "beats", "over the run", "wasted", "ms/step")
 
 
-def cells(row: dict[str, Any], cost: dict[str, Any]) -> tuple[str, ...]:
-    """One line of the table under ``HEAD``."""
-    iqm, over, second = row["iqm"], row["improvement"].get(BASELINE), cost["curation_s"].get(row["curator"])
+def cells(row: dict[str, Any], league: League, cost: dict[str, Any]) -> tuple[str, ...]:
+    """One line of a table, a row of ``standings``."""
+    iqm, over, second = row["iqm"], row["improvement"].get(league.baseline), cost["curation_s"].get(row["curator"])
     return (
         row["curator"],
         str(row["seeds"]),

@@ -64,11 +64,13 @@ class LearnerGrid(Axes):
     learners  names of ``LEARNERS``; each may bring parameters of its recipe, and axes in place of those of the grid
     curators  names, with an admission rule as in ``sec+nondegenerate``, or greedy; a name may bring hyper-parameters
     seeds     independent runs of every unit
+    measure_regret  against the greedy oracle, see ``simulate_learner``
     """
 
     learners: Entries
     curators: Entries
     seeds: Whole = 20
+    measure_regret: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class LearnerUnit:
     curator: str
     hyper: dict[str, Any]
     seeds: int
+    measure_regret: bool = True
 
     HEAD: ClassVar[tuple[str, ...]] = (
         *("learner", "B", "G", "delay", "curator", "rate", "seeds", "start", "competence", "interval"),
@@ -113,7 +116,8 @@ class LearnerUnit:
 
     def simulate(self, progress: Callable[[], None] = lambda: None) -> LearnerSimulation:
         """Runs it. ``progress`` is called after every seed."""
-        return simulate_learner(self.learner, self.curator, seeds=self.seeds, progress=progress, **self.question)
+        how: dict[str, Any] = {"seeds": self.seeds, "measure_regret": self.measure_regret, "progress": progress}
+        return simulate_learner(self.learner, self.curator, **how, **self.question)
 
     def row(self, result: LearnerSimulation) -> dict[str, Any]:
         """The result as JSON scalars, with what was asked for."""
@@ -150,7 +154,7 @@ class LearnerUnit:
             "" if tokens is None else f"{tokens:.0f}",
             f"{row['reached']}/{row['seeds']}",
             f"{row['wasted']['mean']:.2f}",
-            f"{row['regret']['mean']:.2f}",
+            "" if row["regret"] is None else f"{row['regret']['mean']:.2f}",
         )
 
     @staticmethod
@@ -188,7 +192,15 @@ def expand(grid: LearnerGrid) -> list[LearnerUnit]:
             for setting in choices(parameter):
                 setting = convert(Recipe, setting, reserved=FIXED)
                 for curator, hyper in _policies(grid):
-                    one = LearnerUnit(name, setting, curator=curator, hyper=hyper, seeds=grid.seeds, **where)
+                    one = LearnerUnit(
+                        name,
+                        setting,
+                        curator=curator,
+                        hyper=hyper,
+                        seeds=grid.seeds,
+                        measure_regret=grid.measure_regret,
+                        **where,
+                    )
                     unit.setdefault(one.path, one)
     return list(unit.values())
 
@@ -205,7 +217,7 @@ def _policies(grid: LearnerGrid) -> Iterator[tuple[str, dict[str, Any]]]:
 CURVES = ("tokens", "mean", "lo", "hi")
 RUNS = ("begin", "final", "early")
 PLAIN = ("unit", "learner", "curator", "batch", "group", "seeds", "instance_seed", "start", "tokens_to_target")
-KIND = {"tokens_to_target": pa.float64(), "instance_seed": pa.int64()} | dict.fromkeys(
+KIND = {"tokens_to_target": pa.float64(), "regret": pa.float64(), "instance_seed": pa.int64()} | dict.fromkeys(
     (*CURVES, *RUNS), pa.list_(pa.float64())
 )
 
@@ -214,7 +226,7 @@ def write_learner_unit(path: Path, content: dict[str, Any], result: LearnerSimul
     """Keeps one unit. ``content``: row and environment."""
     row = content["row"]
     column = {name: row[name] for name in PLAIN} | {"delay": str(row["delay"]), "curation_s": result.curation_s}
-    column |= {name: row[name]["mean"] for name in ("competence", "regret", "wasted")}
+    column |= {name: row[name] and row[name]["mean"] for name in ("competence", "regret", "wasted")}
     column |= dict(zip(CURVES, result.curve.T.tolist(), strict=True))
     column |= {name: getattr(result, name).tolist() for name in RUNS}
     write_row(path, column, content, KIND)

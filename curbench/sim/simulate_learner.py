@@ -53,14 +53,15 @@ class Watch:
     """A recorder (``loop.Recorder``) that follows what only the simulator can see, after every step.
 
     competence, tokens  of every step, the start included
-    regret              sum over steps of max_x value(x) - mean over slots of value(x), at the skill before the step
+    regret              sum over steps of max_x value(x) - mean over slots of value(x), at the skill before the step; it
+                        takes the value of the whole bank at every step, and stays 0 unless ``measure_regret``
     wasted              rollouts in degenerate groups
     support             effective share of the bank that every step was drawn from
     averaged            competence of averaged checkpoints at the end, None without
     curation_s          seconds of every step that the curator and its signal took; the first step compiles
     """
 
-    def __init__(self, actor: LearnerActor, group: int, estimator: str) -> None:
+    def __init__(self, actor: LearnerActor, group: int, estimator: str, *, measure_regret: bool = True) -> None:
         self.actor, self.group, self.estimator = actor, group, estimator
         self.competence, self.tokens = [actor.competence], [0]
         self.spent = Spent()
@@ -68,18 +69,19 @@ class Watch:
         self.support: list[float] = []
         self.averaged: float | None = None
         self.curation_s: list[float] = []
-        self.value = actor.value(group, estimator)
+        self.value = actor.value(group, estimator) if measure_regret else None
 
     def step(self, result: StepResult, spent: Spent, metrics: dict[str, float]) -> None:
         self.spent = spent
         self.curation_s.append(sum(result.seconds[phase] for phase in CURATION))
         stats = result.feedback.stats
-        self.regret += float(self.value.max() - self.value[result.selection.problem].mean())
+        if self.value is not None:
+            self.regret += float(self.value.max() - self.value[result.selection.problem].mean())
+            self.value = self.actor.value(self.group, self.estimator)
         self.wasted += int(stats.n[stats.degenerate].sum())
         self.support.append(metrics["effective_share"])
         self.competence.append(self.actor.competence)
         self.tokens.append(spent.tokens)
-        self.value = self.actor.value(self.group, self.estimator)
 
     def evaluation(self, evaluation: Evaluation, spent: Spent) -> None:
         """Competence is exact and costs no tokens; only that of averaged checkpoints is taken from here."""
@@ -101,7 +103,8 @@ class LearnerSimulation:
                        all seeds, None if fewer than half arrived
     regret             against the greedy improvement oracle along the run's own path, in units of competence: the sum
                        over steps of what spending the step on the most valuable problem would have added, to first
-                       order, less what the selection adds. Not policy regret: another path has other oracles
+                       order, less what the selection adds. Not policy regret: another path has other oracles. None
+                       where it was not measured
     wasted             share of rollouts in degenerate groups
     support            effective share of the bank that was drawn from (``Curator.metrics``), mean over steps and seeds
     spent              steps, rollouts and tokens of the first seed
@@ -131,7 +134,7 @@ class LearnerSimulation:
     target: float
     reached: int
     tokens_to_target: float | None
-    regret: Interval
+    regret: Interval | None
     wasted: Interval
     support: float
     spent: Spent
@@ -164,16 +167,24 @@ class LearnerSimulation:
             "target": self.target,
             "reached": self.reached,
             "tokens_to_target": self.tokens_to_target,
-            "regret": self.regret.row(),
+            "regret": None if self.regret is None else self.regret.row(),
             "wasted": self.wasted.row(),
             "support": self.support,
             **{name: getattr(self.spent, name) for name in ("steps", "rollouts", "tokens")},
         }
 
 
-def follow(curator: Curator, actor: LearnerActor, *, signal: Signal, budget: Budget, estimator: str = "grpo") -> Watch:
+def follow(
+    curator: Curator,
+    actor: LearnerActor,
+    *,
+    signal: Signal,
+    budget: Budget,
+    estimator: str = "grpo",
+    measure_regret: bool = True,
+) -> Watch:
     """One seed under THE loop, watched."""
-    watch = Watch(actor, curator.group, estimator)
+    watch = Watch(actor, curator.group, estimator, measure_regret=measure_regret)
     run(curator, actor, batch=curator.batch, budget=budget, signal=signal, record=watch, estimator=estimator)
     return watch
 
@@ -195,6 +206,7 @@ def simulate_learner(
     hyper: dict[str, Any] | None = None,
     features: str | None = None,
     target: float | None = None,
+    measure_regret: bool = True,
     first_seed: int = 0,
     instance_seed: int | None = 0,
     progress: Callable[[], None] = lambda: None,
@@ -211,6 +223,7 @@ def simulate_learner(
     features   what neural curators are told (``features.SOURCES``), hidden states being those at the start; default:
                the latent loadings
     target     competence of ``tokens_to_target``; default halfway from the mean start to 1
+    measure_regret  against the oracle, which values the whole bank at every step: a quarter of a run's time, or half
     instance_seed  which problems are drawn; None: every seed draws its own
     progress   called after every seed
     Raises     ValueError for a name that does not exist, fewer than one seed or a value that is refused.
@@ -239,7 +252,7 @@ def simulate_learner(
     )
     watched = []
     for seed in range(first_seed, first_seed + seeds):
-        watched.append(course.run(seed))
+        watched.append(course.run(seed, measure_regret=measure_regret))
         progress()
     begin = np.array([watch.competence[0] for watch in watched])
     start = float(begin[0] + (begin - begin[0]).mean())  # exact where all are equal
@@ -270,7 +283,7 @@ def simulate_learner(
         target=target,
         reached=int(np.isfinite(arrival).sum()),
         tokens_to_target=median if np.isfinite(median) else None,
-        regret=mean_interval(np.array([watch.regret for watch in watched])),
+        regret=mean_interval(np.array([watch.regret for watch in watched])) if measure_regret else None,
         wasted=mean_interval(np.array([watch.wasted / watch.spent.rollouts for watch in watched])),
         support=float(np.mean([share for watch in watched for share in watch.support])),
         spent=watched[0].spent,
@@ -337,11 +350,18 @@ class Course:
         knows = {"actor": actor, "estimator": self.estimator} if self.greedy else {}
         return self.cls(bank, seed=curator_seed, **(self.common | knows | self.hyper)), actor, actor_seed
 
-    def run(self, seed: int) -> Watch:
+    def run(self, seed: int, *, measure_regret: bool = True) -> Watch:
         """One seed."""
         curator, actor, actor_seed = self.make(seed)
         late: Any = curator if self.delay == NO_DELAY else Delayed(curator, self.delay, actor_seed)
-        return follow(late, actor, signal=SIGNALS[self.signal], budget=self.budget, estimator=self.estimator)
+        return follow(
+            late,
+            actor,
+            signal=SIGNALS[self.signal],
+            budget=self.budget,
+            estimator=self.estimator,
+            measure_regret=measure_regret,
+        )
 
 
 def check(name: str, curator: str, **question: Any) -> None:
@@ -355,12 +375,13 @@ def describe(row: dict[str, Any]) -> str:
     """One line for people."""
     competence, regret = row["competence"], row["regret"]
     interval = "" if competence["lo"] is None else f" [{competence['lo']:.3f}, {competence['hi']:.3f}]"
+    oracle = "" if regret is None else f"oracle regret {regret['mean']:.2f}  "
     tokens = row["tokens_to_target"]
     arrival = "not reached" if tokens is None else f"after {tokens:,.0f} tokens"
     return (
         f"{row['learner']}/{row['curator']}  competence {row['start']:.3f} -> {competence['mean']:.3f}{interval} "
         f"({row['seeds']} seeds, {row['rollouts']:,} rollouts)  {row['target']:.3f} {arrival}  "
-        f"oracle regret {regret['mean']:.2f}  wasted {row['wasted']['mean']:.0%}  support {row['support']:.0%}"
+        f"{oracle}wasted {row['wasted']['mean']:.0%}  support {row['support']:.0%}"
         + ("  draws nearly uniformly" if row["support"] >= NEARLY_UNIFORM and row["curator"] != "uniform" else "")
     )
 

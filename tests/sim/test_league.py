@@ -102,9 +102,11 @@ def test_standings_rank_by_the_interquartile_mean_and_leave_out_the_oracle():
 
 
 def test_a_single_seed_has_scores_and_no_intervals():
-    (alone,) = [row for row in standings(league_of(**GAINS | {"one": [0.25]}), draws=10) if row["curator"] == "one"]
+    league = league_of(**GAINS | {"one": [0.25]})
+    (alone,) = [row for row in standings(league, draws=10) if row["curator"] == "one"]
     assert alone["iqm"] == {"mean": 0.5, "lo": None, "hi": None}
-    assert cells(alone, {"curation_s": {}}) == ("one", "1", "0.500", "", "1.00", "0", "0.500", "0.25", "")
+    assert alone["gain"] == {"mean": 0.25, "lo": None, "hi": None}
+    assert cells(alone, league, {"curation_s": {}}) == ("one", "1", "0.500", "", "1.00", "0", "0.500", "0.25", "")
 
 
 def test_standings_are_the_same_every_time_and_for_any_company():

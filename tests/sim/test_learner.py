@@ -347,6 +347,17 @@ def test_every_setting_learns_under_uniform_selection_and_better_under_the_oracl
     assert 0 < result["uniform"].wasted.mean < 1
 
 
+def test_leaving_out_the_regret_changes_nothing_else():
+    full, lean = (
+        simulate_learner("plain", "sec", seeds=2, budget=Budget(steps=5), measure_regret=measured)
+        for measured in (True, False)
+    )
+    assert full.row() | {"regret": None} == lean.row()
+    np.testing.assert_array_equal(full.curve, lean.curve)
+    assert "regret" in describe(full.row())
+    assert "regret" not in describe(lean.row())
+
+
 def test_a_size_signal_is_trapped_by_coin_flips():
     label = {"sec": {"temperature": 0.1}, "uniform": {}}
     trapped, uniform = (
