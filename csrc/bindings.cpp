@@ -243,6 +243,10 @@ void bind_doors(py::module_& m) {
       if (name == kIsaNames[i]) return cpu::use_isa(static_cast<cpu::Isa>(i));
     throw std::invalid_argument("an instruction set is one of portable, avx2, avx512; got " + name);
   });
+  m.def("set_grid_limit", [](int64_t blocks) {
+    check(0 <= blocks && blocks <= INT32_MAX, "a grid limit must be in [0, 2^31); got " + std::to_string(blocks));
+    cuda::set_grid_limit(blocks);
+  });
   m.def("read_words", [](py::handle word, int64_t count) { return cpu::read_words(at<uint64_t>(word), count); });
 }
 

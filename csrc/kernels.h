@@ -208,5 +208,10 @@ bool mirror_step(const MirrorStep& args, Queue queue);      // waits for the dev
 // Number of usable devices, and the reason when it is 0.
 int device_count(std::string* reason);
 
+// Blocks of a launch at most; more items are reached by a stride. Setting it is for tests that results do not depend on
+// it; 0 restores it.
+int64_t grid_limit();
+void set_grid_limit(int64_t blocks);
+
 }  // namespace cuda
 }  // namespace curbench

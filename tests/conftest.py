@@ -1,4 +1,4 @@
-"""Tests marked ``cuda`` run only when asked for with ``-m cuda``, and then say why if they cannot."""
+"""Tests marked ``cuda`` or ``slow`` run only when asked for with ``-m``; those of CUDA then say why if they cannot."""
 
 import hypothesis
 import pytest
@@ -12,13 +12,19 @@ hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("curbench")
 
 
-def pytest_collection_modifyitems(config, items):
+def asked_for(config, marker):
     expression = config.getoption("-m")
-    if "cuda" in expression and "not cuda" not in expression:
+    return marker in expression and f"not {marker}" not in expression
+
+
+def pytest_collection_modifyitems(config, items):
+    skips = {marker: f"not part of every run; ask with -m {marker}" for marker in ("cuda", "slow")}
+    if asked_for(config, "slow"):
+        del skips["slow"]
+    if asked_for(config, "cuda"):
         count, reason = cuda_status()
-        skip = None if count else pytest.mark.skip(reason=f"no CUDA: {reason}")
-    else:
-        skip = pytest.mark.skip(reason="needs a GPU; ask with -m cuda")
+        skips["cuda"] = "" if count else f"no CUDA: {reason}"
     for item in items:
-        if skip is not None and item.get_closest_marker("cuda"):
-            item.add_marker(skip)
+        for marker, reason in skips.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -12,6 +12,9 @@ void policy_improvement(const PolicyImprovement&, Queue) { absent(); }
 BankTotals score_bank(const ScoreBank&, Queue) { absent(); }
 bool mirror_step(const MirrorStep&, Queue) { absent(); }
 
+int64_t grid_limit() { absent(); }
+void set_grid_limit(int64_t) { absent(); }
+
 int device_count(std::string* reason) {
   *reason = CURBENCH_CUDA_NOTE;  // "built without CUDA: why"
   return 0;

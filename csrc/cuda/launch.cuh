@@ -12,7 +12,6 @@
 namespace curbench::cuda {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxGrid = int64_t{1} << 20;  // more items than this times 8 are reached by the stride
 
 template <class Op>
 __global__ void __launch_bounds__(kThreads) run_items(int64_t count, const __grid_constant__ Op op) {
@@ -32,7 +31,7 @@ struct Launch {
   template <class Op>
   void operator()(int64_t count, const Op& op) const {
     if (count == 0) return;
-    const int64_t grid = std::min(ceil_div(count, kThreads / kLanes), kMaxGrid);
+    const int64_t grid = std::min(ceil_div(count, kThreads / kLanes), grid_limit());
     run_items<<<static_cast<unsigned>(grid), kThreads, 0, stream>>>(count, op);
     CURBENCH_CUDA_CHECK(cudaGetLastError());
   }

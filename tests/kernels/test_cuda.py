@@ -4,13 +4,27 @@ import numpy as np
 import pytest
 import torch
 
-from curbench.kernels import group_advantage, mirror_step, policy_improvement, reference, score_bank
+from curbench.kernels import (
+    draw,
+    group_advantage,
+    group_by_id,
+    merge_shards,
+    mirror_step,
+    operators,
+    policy_improvement,
+    reference,
+    score_bank,
+    score_shard,
+)
+from curbench.kernels.extension import load
 
 pytestmark = pytest.mark.cuda
 
 
 def on_device(value):
     """The array as a tensor on the device. What ``padded`` made is sliced there, since moving a slice compacts it."""
+    if isinstance(value, torch.Tensor):
+        return value.cuda()
     if not isinstance(value, np.ndarray):
         return value
     if value.ndim == 2 and value.base is not None:
@@ -31,9 +45,9 @@ def assert_same_bits(op, *args, **options):
     result = op(*map(on_device, args), **{name: on_device(value) for name, value in options.items()})
     pairs = zip(result, expected, strict=True) if isinstance(expected, tuple) else [(result, expected)]
     for a, b in pairs:
-        if isinstance(b, np.ndarray):
+        if isinstance(b, np.ndarray | torch.Tensor):
             assert a.is_cuda
-            np.testing.assert_array_equal(a.cpu().numpy(), b)
+            np.testing.assert_array_equal(a.cpu().numpy(), np.asarray(b))
         else:
             assert a == b
     return result
@@ -87,6 +101,132 @@ def test_score_bank(design, floor, rows, features, count):
     assert_same_bits(score_bank, feature, weight, **options)
     if rows > 100:
         assert_same_bits(score_bank, feature, weight, candidate=rng.permutation(rows)[:100], **options | {"count": 9})
+
+
+def bank_of(dtype, rows, features, rng):
+    wide = torch.from_numpy(rng.standard_normal((rows, features), np.float32))
+    if dtype == "int8":
+        return (50 * wide).clamp(-128, 127).to(torch.int8)
+    return wide.to(getattr(torch, dtype))
+
+
+@pytest.fixture
+def plain_cpu():
+    """The CPU's results without the one shortcut that changes bits: multiplying pairs of bfloat16."""
+    before = load().isa()
+    load().use_isa("portable")
+    yield
+    load().use_isa(before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(("features", "hidden"), [(1, 0), (63, 0), (64, 0), (385, 0), (4100, 0), (33, 5), (64, 100)])
+@pytest.mark.parametrize("design", ["iid", "systematic", "race"])
+def test_score_bank_of_every_format_and_head(plain_cpu, dtype, features, hidden, design):
+    rng = np.random.default_rng(features)
+    rows = 300 if features > 1000 else 5000
+    feature = bank_of(dtype, rows, features, rng)
+    weight = torch.from_numpy(rng.standard_normal(hidden or features) / 8)
+    options = {"prior": torch.from_numpy(rng.standard_normal(rows)), "temperature": 0.7, "bias": 0.5, "seed": 4}
+    if hidden:
+        layer = torch.from_numpy(rng.standard_normal((hidden, features)) / 8)
+        options |= {
+            "layer": layer,
+            "layer_bias": torch.ones(hidden),
+            "activation": "gelu_tanh" if hidden > 50 else "gelu",
+        }
+    if dtype == "int8":
+        options |= {"feature_scale": torch.full((features,), 0.02), "row_scale": torch.rand(rows)}
+    for change in ({}, {"nucleus": 0.9}, {"candidate": torch.from_numpy(rng.permutation(rows)[:200])}):
+        assert_same_bits(score_bank, feature, weight, **options, count=50, design=design, floor=0.1, **change)
+
+
+@pytest.mark.parametrize("rows", [1, 64, 1025, 3_000_001])
+@pytest.mark.parametrize("nucleus", [1.0, 0.6])
+@pytest.mark.parametrize("floor", [0.0, 0.2, 1.0])
+def test_races_and_draws_from_scores(rows, nucleus, floor):
+    score = np.random.default_rng(rows).standard_normal(rows).astype(np.float32)
+    if floor > 0.0:
+        score[rows // 2 :] = -np.inf
+        score[0] = 0.0
+    count = 1 if nucleus < 1.0 and floor == 0.0 and rows < 2000 else min(rows, 300)
+    for design in ("iid", "systematic", "race"):
+        assert_same_bits(draw, score, count=count, design=design, nucleus=nucleus, floor=floor, seed=9, step=2)
+
+
+def test_a_race_whose_scores_rise_from_block_to_block():
+    assert_same_bits(draw, np.arange(200_000, dtype=np.float32) / 100, count=100, design="race", seed=1)
+
+
+def test_shards_merge_on_the_device():
+    rng = np.random.default_rng(5)
+    feature, weight = bank_of("bfloat16", 3000, 65, rng), torch.from_numpy(rng.standard_normal(65))
+    options = {"count": 40, "design": "race", "seed": 6}
+    expected = score_bank(feature, weight, **options)
+    shards = [score_shard(feature[i:j].cuda(), weight.cuda(), first=i) for i, j in ((1500, 3000), (0, 1500))]
+    merged = merge_shards(shards, **options)
+    assert torch.equal(merged.problem.cpu(), expected.problem)
+    assert torch.equal(merged.propensity.cpu(), expected.propensity)
+
+
+@pytest.mark.parametrize("ratio", ["sequence_mean", "sequence", "token_mean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", ["gain", "surrogate"])
+def test_policy_improvement_of_packed_rows(ratio, dtype, form):
+    rng = np.random.default_rng(7)
+    length = np.array([0, 1, 31, 32, 33, 1000, 4097, 5])
+    total, bound = int(length.sum()), torch.from_numpy(np.cumsum([0, *length]))
+    old = torch.from_numpy(-rng.exponential(1.0, total).astype(np.float32))
+    new = (old + 0.05 * torch.from_numpy(rng.standard_normal(total).astype(np.float32))).to(dtype)
+    group = group_by_id(torch.tensor([3, 1, 3, 1, 7, 7, 3, 1]))
+    options = {"cu_seqlens": bound, "ratio": ratio, "form": form, "ratio_clip": (0.9, 1.1)}
+    advantage = torch.from_numpy(rng.standard_normal(8))
+    for mask in (None, torch.from_numpy(rng.random(total) < 0.5), torch.from_numpy(rng.integers(0, 3, total))):
+        expected = policy_improvement(new, old, advantage, group, mask=mask, **options)
+        device = {name: on_device(value) for name, value in options.items()}
+        placed = group._replace(offset=on_device(group.offset), order=on_device(group.order))
+        ours = policy_improvement(*map(on_device, (new, old, advantage)), placed, mask=on_device(mask), **device)
+        for a, b in zip(ours, expected, strict=True):
+            assert torch.equal(a.cpu(), b)
+
+
+def test_gradients_are_those_of_the_cpu():
+    new, old, advantage = torch.rand(6, 9), torch.rand(6, 9), torch.rand(6)
+    mask = torch.rand(6, 9) < 0.7
+
+    def gradients(move):
+        leaves = [move(x).detach().requires_grad_() for x in (new, old, advantage)]
+        utility = operators.policy_improvement(*leaves, 3, mask=move(mask), ratio="token_mean").utility
+        return torch.autograd.grad(utility.sum(), leaves)
+
+    for a, b in zip(gradients(torch.Tensor.cuda), gradients(torch.Tensor.cpu), strict=True):
+        torch.testing.assert_close(a.cpu(), b)
+
+
+@pytest.fixture
+def grid():
+    yield load().set_grid_limit
+    load().set_grid_limit(0)
+
+
+def test_the_size_of_the_grid_does_not_change_a_bit(grid):
+    rng = np.random.default_rng(8)
+    feature, weight = bank_of("bfloat16", 100_000, 33, rng).cuda(), torch.from_numpy(rng.standard_normal(33)).cuda()
+    rows = torch.from_numpy(rng.standard_normal((512, 100)).astype(np.float32) / 50).cuda()
+    length = torch.from_numpy(rng.integers(0, 101, 512)).cuda()
+
+    def everything():
+        for design in ("iid", "systematic", "race"):
+            yield from score_bank(feature, weight, count=200, design=design, floor=0.1, nucleus=0.9, seed=1)
+        yield from group_advantage(rows[:, 0], 8)[:6]
+        yield from policy_improvement(rows, rows.flip(1), rows[:, 0], 8, length=length)
+
+    results = []
+    for blocks in (0, 7):
+        grid(blocks)
+        results.append(list(everything()))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize("arms", [1, 5, 1025, 300_001])
