@@ -1,22 +1,7 @@
-"""pytest-benchmark view of curbench.bench: pytest benchmarks --benchmark-enable"""
-
-import pytest
-
-from curbench import bench
+"""pytest-benchmark view of curbench.bench: pytest benchmarks/test_draw.py --benchmark-enable"""
 
 OP = "draw"
 
 
-@pytest.fixture(scope="module", params=bench.SUBJECTS[OP].shapes[:2], ids=str)
-def calls(request):
-    with bench.one_torch_thread():
-        arrays = bench.SUBJECTS[OP].make(*request.param)
-        calls = bench.runners(OP, arrays)
-        assert not bench.disagreements(OP, arrays, calls)
-        yield calls
-
-
-@pytest.mark.parametrize("who", [bench.OURS, bench.OURS_ON_TENSORS, *bench.SUBJECTS[OP].peers])
-def test_draw(benchmark, calls, who):
-    benchmark.group = f"{OP} {benchmark.name.partition('[')[2].rpartition('-')[0]}"
-    benchmark(calls[who])
+def test_draw(timed):
+    timed()

@@ -248,6 +248,7 @@ void bind_doors(py::module_& m) {
     cuda::set_grid_limit(blocks);
   });
   m.def("read_words", [](py::handle word, int64_t count) { return cpu::read_words(at<uint64_t>(word), count); });
+  m.def("multiply_add", &cpu::multiply_add);
 }
 
 }  // namespace

@@ -191,6 +191,10 @@ void mirror_tree_settle(const MirrorTree& args, int threads);  // afterwards sta
 // Sum of 64-bit words, for measuring what one thread can read.
 uint64_t read_words(const uint64_t* word, int64_t count);
 
+// Multiplies and adds in registers and returns how many operations that were, to measure how many one thread can do:
+// in float32, or in pairs of bfloat16 where the processor has them.
+int64_t multiply_add(bool bfloat16, int64_t rounds);
+
 }  // namespace cpu
 
 namespace cuda {

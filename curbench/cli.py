@@ -353,29 +353,56 @@ def league(
 @app.command()
 def bench(
     op: Annotated[str | None, typer.Argument(help="One op of: curbench list; default all.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Few and small shapes.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Keep the rows, with provenance.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Few and small shapes: seconds instead of minutes.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="For bench.json and bench.html.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="OLD.json", help="Name what is slower than there; exit 1 if anything is.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of timing: a bench.json.")] = None,
     as_json: Json = False,
 ) -> None:
     """Time the kernels against what people run today, in the same process, after checking them."""
     from curbench import bench
     from curbench.console import bars
-    from curbench.provenance import environment
     from curbench.record import write_atomic
+    from curbench.report import write_report
 
-    if out and out.exists():
-        raise ValueError(f"{out} exists; results are never overwritten: choose another --out")
-    with bars() as bar:
-        progress = bar("bench", 1.0)
-        timing = bench.run(None if op is None else [op], fast=fast, progress=progress.update)
-    for row in timing.rows:
+    if data and (op or fast):
+        raise ValueError("--data is instead of timing: it takes no op and no --fast")
+    if out and (out / "bench.json").exists():
+        raise ValueError(f"{out / 'bench.json'} exists; results are never overwritten: choose another --out")
+    if out and out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file and never overwritten; --out takes a folder")
+    old = None if compare is None else bench.read_document(compare)
+    failed: list[str] = []
+    if data:
+        new = bench.read_document(data)
+    else:
+        with bars() as bar:
+            progress = bar("bench", 1.0)
+            timing = bench.run(None if op is None else [op], fast=fast, progress=progress.update)
+        new, failed = bench.document(timing), timing.failed
+    for row in new["rows"]:
         emit(row) if as_json else print(bench.describe(row))
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, json.dumps({"environment": environment(), "rows": timing.rows}, indent=1).encode())
-    for sentence in timing.skipped + timing.failed:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / "bench.json", json.dumps(new, indent=1).encode())
+        if new["rows"]:
+            write_report([out / "bench.json"], out / "bench.html")
+    for sentence in failed:
         print(f"curbench: {sentence}", file=sys.stderr)
-    raise typer.Exit(1 if timing.failed else 0)
+    slower = []
+    if compare and old:
+        verdict = bench.compare(old, new, part=bool(op or fast))
+        slower = verdict.slower
+        if as_json:
+            emit({"compared_with": compare.name} | verdict._asdict())
+        else:
+            print(f"compared with {compare}: {len(slower)} slower, {len(verdict.faster)} faster")
+            for kind, sentences in verdict._asdict().items():
+                for sentence in sentences:
+                    print(f"{'note' if kind == 'other' else kind:7}{sentence}")
+    raise typer.Exit(1 if failed or slower else 0)
 
 
 @app.command()

@@ -28,9 +28,19 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores",
-        "command": " ".join(["curbench" if name == "__main__.py" else name, *sys.argv[1:]]),
+        "command": " ".join(["curbench" if name == "__main__.py" else name, *map(_without_folder, sys.argv[1:])]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _without_folder(argument: str) -> str:
+    """An argument of the command, without the folder of an absolute path: it names people and machines.
+
+    >>> _without_folder("--out=/home/me/runs/one"), _without_folder("runs/one"), _without_folder("a/b")
+    ('--out=one', 'runs/one', 'a/b')
+    """
+    option, equals, value = argument.rpartition("=")
+    return option + equals + Path(value).name if Path(value).is_absolute() else argument
 
 
 def _commit() -> str | None:

@@ -427,14 +427,15 @@ def mirror_step(
         solved = np.isfinite([top, p.sum(), 1.0 / p.sum()]).all()
     contract.mirror_fault([NO_FAULT] * 3, bool(solved), probability, arm, loss)
 
-    low = floor / arms
-    ranked = np.sort(p)[::-1]
-    kept = np.arange(1, arms + 1)  # the largest `kept` arms share what the floors leave
-    scale = (1.0 - (arms - kept) * low) / np.cumsum(ranked)
-    held = scale * ranked >= low
-    held[0] = True  # the largest arm always keeps a share; only rounding could deny it
-    k = int(np.flatnonzero(held)[-1])
-    p = np.maximum(low, scale[k] * p)
+    if floor > 0.0:
+        low = floor / arms
+        ranked = np.sort(p)[::-1]
+        kept = np.arange(1, arms + 1)  # the largest `kept` arms share what the floors leave
+        scale = (1.0 - (arms - kept) * low) / np.cumsum(ranked)
+        held = scale * ranked >= low
+        held[0] = True  # the largest arm always keeps a share; only rounding could deny it
+        k = int(np.flatnonzero(held)[-1])
+        p = np.maximum(low, scale[k] * p)
     return (1.0 - share) * p / p.sum() + share / arms
 
 

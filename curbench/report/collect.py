@@ -118,7 +118,7 @@ LEARNER = {
     "tokens start competence area target reached tokens_to_target wasted regret",
     **{f"row.{name}": "mean lo hi" for name in ("competence", "area", "wasted", "regret")},
 }
-KERNEL = "op shape dtype threads backend peer us peer_us ratio bytes fraction_of_ceiling"
+KERNEL = "op variant shape size dtype threads backend peer us peer_us ratio bytes fraction_of_ceiling"
 """What the page reads, by the dotted place of the object that holds it."""
 
 

@@ -13,28 +13,80 @@ from curbench.report.training import Curve
 from curbench.types import Array
 
 
-def ratio_figure(rows: list[dict[str, Any]]) -> str:
+def ratio_figure(op: str, rows: list[dict[str, Any]]) -> str:
     """How many times faster than each peer, one dot per row, on a log axis with the break-even line."""
     rows = [row for row in rows if row["ratio"] is not None]
-    label = [f"{row['op']} {row['shape']} {row['backend']} vs {row['peer']}" for row in rows]
-    ops = list(dict.fromkeys(row["op"] for row in rows))
+    label = [f"{_case(row)} vs {row['peer']}" for row in rows]
+    cases = list(dict.fromkeys(map(_case, rows)))
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(8.4, 0.6 + 0.24 * len(rows)))
+        figure, axis = plt.subplots(figsize=(8.4, 0.6 + 0.2 * len(rows)))
         for y, row in enumerate(rows):
-            colour = COLOUR[ops.index(row["op"]) % len(COLOUR)]
+            colour = COLOUR[cases.index(_case(row)) % len(COLOUR)]
             axis.plot([1, row["ratio"]], [y, y], color=colour, linewidth=1.5)
             axis.plot(row["ratio"], y, "o", color=colour, markersize=5)
+            if row.get("target") is not None:
+                axis.plot(row["target"], y, "|", color="#333333", markersize=9)
             text = f"{row['ratio']:,.{2 if row['ratio'] < 10 else 0}f}x"
-            axis.annotate(text, (row["ratio"], y), (6, -3), textcoords="offset points", fontsize=8)
+            axis.annotate(text, (row["ratio"], y), (6, -3), textcoords="offset points", fontsize=7)
         axis.axvline(1, color="#333333", linewidth=0.8)
         axis.set_xscale("log")
-        axis.set_yticks(range(len(rows)), label, fontsize=8)
+        axis.set_yticks(range(len(rows)), label, fontsize=7)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}x"))
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.margins(x=0.12)
+        axis.margins(x=0.12, y=0.6 / max(1, len(rows)))
         axis.invert_yaxis()
-        axis.set_xlabel("time of the peer / time of curbench (right of 1x: curbench is faster)")
-        return svg(figure, "Kernel time ratios")
+        axis.set_xlabel("time of the peer / time of curbench (right of 1x: curbench is faster; bar: target)")
+        return svg(figure, f"Time ratios of {op}")
+
+
+def time_figure(op: str, rows: list[dict[str, Any]]) -> str:
+    """Time against size, log-log: one panel per variant, a line for ours and one for each peer."""
+    kinds = list(dict.fromkeys(map(_kind, rows)))
+    peers = list(dict.fromkeys(row["peer"] for row in rows))
+    with plt.rc_context(STYLE):
+        figure, axes = panels(len(kinds), 2.9, 2.5, columns=3, legend_rows=-(-(len(peers) + 1) // 4))
+        for axis, kind in zip(axes.flat, kinds, strict=False):
+            own = [row for row in rows if _kind(row) == kind]
+            for peer, colour in zip(peers, colours(), strict=False):
+                line = sorted((_size(row), row["peer_us"]) for row in own if row["peer"] == peer and row["peer_us"])
+                axis.plot(*zip(*line, strict=True) if line else ([], []), "o-", color=colour, markersize=3, label=peer)
+            best = {_size(row): row["us"] for row in sorted(own, key=lambda row: -row["us"])}
+            axis.plot(*zip(*sorted(best.items()), strict=True), "ko-", markersize=3, linewidth=2, label="curbench")
+            axis.set(title=kind or op, xscale="log", yscale="log", xlabel="entries", ylabel="us")
+        handle, label = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handle, label, loc="outside lower center", ncols=4, fontsize=8)
+        return svg(figure, f"Time against size of {op}")
+
+
+def ceiling_figure(rows: list[dict[str, Any]]) -> str:
+    """The share of what the machine can do that each shape of each op attains, as bars."""
+    share = {
+        f"{row['op']} {_case(row)}": row["fraction_of_ceiling"]
+        for row in rows
+        if row["fraction_of_ceiling"] is not None
+    }
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(8.4, 0.8 + 0.2 * len(share)))
+        axis.barh(range(len(share)), list(share.values()), color=COLOUR[0], height=0.7)
+        axis.axvline(1, color="#333333", linewidth=0.8)
+        axis.set_yticks(range(len(share)), list(share), fontsize=7)
+        axis.margins(y=0.01)
+        axis.invert_yaxis()
+        axis.set_xlabel("fraction of the ceiling that was measured in the same alternation")
+        return svg(figure, "Fraction of the measured ceiling")
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """What rows of an op have in common that differ in size only."""
+    return " ".join(filter(None, (row["variant"], row["dtype"], row["backend"])))
+
+
+def _case(row: dict[str, Any]) -> str:
+    return f"{row['shape']} {_kind(row)}"
+
+
+def _size(row: dict[str, Any]) -> int:
+    return int(row["size"])
 
 
 def learning_figure(suite: str, curve: dict[str, Curve]) -> str:

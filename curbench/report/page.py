@@ -13,6 +13,7 @@ from curbench.curators.base import NEARLY_UNIFORM
 from curbench.record import write_atomic
 from curbench.report import figures
 from curbench.report.collect import Collection, TrainingRun, collect
+from curbench.report.kernels import kernels
 from curbench.report.markup import figure, interval, note, table
 from curbench.report.sim_sections import learners, simulations, sweep
 from curbench.report.training import Result, by_setting, learning_curve, results, stratum_share
@@ -50,7 +51,7 @@ def write_report(paths: list[Path], out: Path) -> dict[str, Any]:
         *simulations(found.simulation),
         *sweep(found.sweep),
         *learners(found.learner),
-        *_kernel(found.kernel),
+        *kernels(found.kernel),
         *_provenance(found),
     ]
     html = (
@@ -133,34 +134,6 @@ def _result_row(row: Result) -> list[str]:
         f"{100 * row.degenerate:.0f} %",
         f"{100 * row.support:.0f} %" + _nearly_uniform(row) if isfinite(row.support) else "",
         f"{100 * row.curator_share:.1f} %" if isfinite(row.curator_share) else "",
-    ]
-
-
-def _kernel(rows: list[dict[str, Any]]) -> Iterable[str]:
-    if not rows:
-        return
-    yield "<h2>Kernels against what people run today</h2>"
-    yield note(
-        "Medians, ours and the peer's timed alternately in one process with the stated threads, after both were "
-        "checked against the reference. The ceiling is the read bandwidth measured in the same run; small shapes "
-        "fit a cache and are bound by latency, so no share of it is given."
-    )
-    yield figure(figures.ratio_figure(rows))
-    yield table(KERNEL_HEAD, [_kernel_row(row) for row in rows])
-
-
-KERNEL_HEAD = ("op", "shape", "type", "threads", "back-end", "peer", "us", "peer us", "ratio", "bytes", "of ceiling")
-
-
-def _kernel_row(row: dict[str, Any]) -> list[str]:
-    share = row["fraction_of_ceiling"]
-    return [
-        *(escape(str(row[name])) for name in ("op", "shape", "dtype", "threads", "backend", "peer")),
-        f"{row['us']:.1f}",
-        f"{row['peer_us']:.1f}",
-        f"{row['ratio']:.2f}",
-        f"{row['bytes']:,}" if row["bytes"] is not None else "",
-        "" if share is None else f"{100 * share:.0f} %",
     ]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from curbench import bench, kernels
+from curbench.bench.measure import call_of
 from curbench.kernels.extension import load
 
 SETS = ("portable", "avx2", "avx512")
@@ -29,9 +30,9 @@ def test_every_instruction_set_gives_the_same_bits(widest, op):
         arrays = subject.make(*shape)
         for change in subject.variants(arrays):
             load().use_isa("portable")
-            expected = bench.call_of(op, kernels, arrays, change)()
+            expected = call_of(op, kernels, arrays, change)()
             for name in filter(load().use_isa, SETS):
-                for a, b in zip(fields(bench.call_of(op, kernels, arrays, change)()), fields(expected), strict=True):
+                for a, b in zip(fields(call_of(op, kernels, arrays, change)()), fields(expected), strict=True):
                     np.testing.assert_array_equal(a, b, err_msg=name)
 
 

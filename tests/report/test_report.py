@@ -158,7 +158,9 @@ def everything(tmp_path):
     keep(out, simulate(make_arms("switching", horizon=100), "osmd", seeds=2), {"seeds": 2})
     row = {
         "op": "group_advantage",
+        "variant": "",
         "shape": "8x8",
+        "size": 64,
         "dtype": "float32",
         "threads": 1,
         "backend": "cpu",
@@ -173,7 +175,7 @@ def test_the_page_shows_all_three_and_names_nothing_outside_itself(everything, t
     summary = write_report([everything], tmp_path / "page" / "report.html")
     assert (summary["simulations"], summary["kernel_rows"], summary["training_runs"]) == (1, 1, 3)
     page = (tmp_path / "page" / "report.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 7
     assert "&lt;numpy&gt;" in page
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', re.sub(r'xmlns(:\w+)?="[^"]*"', "", page))
@@ -234,7 +236,7 @@ def test_only_a_report_is_replaced(everything, tmp_path):
 def test_a_browser_draws_every_plot_without_a_console_message(everything, tmp_path):
     write_report([everything], tmp_path / "report.html")
     seen = inspect(tmp_path / "report.html")
-    assert seen.drawn == seen.pictures == 5
+    assert seen.drawn == seen.pictures == 7
     assert seen.tables == 5
     assert seen.console == []
 
