@@ -314,7 +314,7 @@ class Target:
     weight          f64[B], for example target share / propensity; None leaves v as it is
     memory          step size of the moving average, in (0, 1]
     preconditioned  measure along the optimiser's preconditioned v instead of v itself
-    Source          first-order value of a step on x for the target: <g_x, v>; docs/neural.md
+    Source          first-order value of a step on x for the target: <g_x, v>; docs/methods/target_aligned.md
     """
 
     weight: Array | None

@@ -48,7 +48,9 @@ CURATORS: dict[str, Listing] = {
     "actor_curator": Listing(
         "curbench.curators.actor_curator:ActorCurator", "Gu et al. 2026, 2602.20532", ("paper", "released")
     ),
-    "target_aligned": Listing("curbench.curators.target_aligned:TargetAligned", "our own: docs/neural.md"),
+    "target_aligned": Listing(
+        "curbench.curators.target_aligned:TargetAligned", "our own: docs/methods/target_aligned.md"
+    ),
     "pcl": Listing("curbench.curators.pcl:Pcl", "PCL 2025, 2510.01135"),
     "gain_rl": Listing("curbench.curators.gain_rl:GainRl", "GAIN-RL 2025, 2506.02281", ("paper", "released")),
     "d3s": Listing("curbench.curators.d3s:D3s", "D3S 2025, 2509.22115"),

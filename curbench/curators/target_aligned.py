@@ -61,7 +61,7 @@ class TargetAligned(Curator):
     does for the target, where the policy-improvement utility of Actor-Curator is what the last step did for x itself:
     <step just taken, g_x>, which favours whatever was selected before. The actor keeps v (``types.Target``) and reports
     u (signal ``target_alignment``). The selection is mirror ascent on u divided by its running mean size, which makes
-    step sizes free of scale. Reasoning: docs/neural.md; measurements: docs/learner.md.
+    step sizes free of scale. Reasoning: docs/methods/target_aligned.md; twelve settings: docs/learner.md.
 
     scorer          what the ascent moves: a probability per "stratum" or per "problem", or the "linear" or "mlp" head
                     of ``ActorCurator``, without its dormant steps

@@ -9,11 +9,14 @@ import pytest
 from curbench import cli
 from curbench.curators import CURATORS, curator_class
 from curbench.sim.league import (
+    ABLATED,
+    ABLATIONS,
     ENTRANTS,
     POINTS,
     SCENARIOS,
     Entry,
     League,
+    ablation_units,
     cells,
     gather,
     league_units,
@@ -72,6 +75,24 @@ def test_who_uses_torch_is_neural(name):
     assert cls.neural == hasattr(sys.modules[cls.__module__], "torch")
 
 
+@pytest.mark.parametrize("curator", ABLATIONS)
+def test_an_ablation_changes_one_setting_at_a_time_and_every_unit_is_accepted(curator):
+    units = ablation_units(curator, seeds=3)
+    own = [unit for unit in units if unit.curator == curator]
+    assert {unit.curator for unit in units} == {curator, "uniform", GREEDY}
+    assert len({unit.path for unit in units}) == len(units)
+    assert len(own) == len(ABLATED) * (1 + len(ABLATIONS[curator]))
+    together = ({"dormant", "warmup"}, {"held_out", "every"})
+    assert all(len(setting) == 1 or set(setting) in together for setting in ABLATIONS[curator])
+    plain = [unit for unit in own if not unit.hyper and unit.signal is None]
+    assert {unit.learner for unit in plain} == set(ABLATED.values())
+
+
+def test_no_ablation_of_anyone_else():
+    with pytest.raises(ValueError, match="no ablation of 'sec'; choose from actor_curator, target_aligned"):
+        ablation_units("sec")
+
+
 def test_a_score_is_the_share_of_the_oracles_gain_on_the_same_seed():
     league = league_of(**GAINS)
     for task in league.score("sec"):
@@ -109,6 +130,14 @@ def test_a_single_seed_has_scores_and_no_intervals():
     assert cells(alone, league, {"curation_s": {}}) == ("one", "1", "0.500", "", "1.00", "0", "0.500", "0.25", "")
 
 
+def test_gains_are_paired_and_against_the_baseline_of_the_league():
+    league = league_of(**GAINS)
+    assert league.gain("sec").mean == pytest.approx(3 / 16)  # 1/4, 0, 1/2 and 0
+    other = League(league.entry, "sec")
+    assert other.gain("uniform").mean == pytest.approx(-3 / 16)
+    assert other.gain("sec") == (0.0, 0.0, 0.0, 2)
+
+
 def test_standings_are_the_same_every_time_and_for_any_company():
     alone = standings(league_of(**GAINS), draws=50)
     with_others = standings(league_of(**GAINS | {"osmd": [0.3, 0.2, 0.1, 0.3]}), draws=50)
@@ -123,6 +152,8 @@ def test_a_league_reads_back_as_it_was_written(tmp_path):
         write_league(tmp_path / name, league)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert standings(read_league(tmp_path / "one"), draws=20) == standings(league, draws=20)
+    write_league(tmp_path / "three", League(league.entry, "sec"))
+    assert read_league(tmp_path / "three").baseline == "sec"
 
 
 def test_what_is_no_whole_league_is_refused(tmp_path):
