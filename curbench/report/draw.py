@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter
 
 COLOUR = (
-    *("#3366aa", "#cc5533", "#228855", "#8855aa", "#aa8822", "#447788", "#884455", "#666666"),
+    *("#3366aa", "#cc5533", "#228855", "#8855aa", "#aa8822", "#dd77aa", "#884455", "#666666"),
     *("#66aadd", "#ee9977", "#77bb66", "#bb99dd"),
 )
 STYLE: Any = {

@@ -16,7 +16,7 @@ from curbench.sim.league import ABLATED, BASELINE, GREEDY, SCENARIOS, League
 from curbench.stats import performance_profile
 from curbench.types import Array
 
-COLOUR = ("#3366aa", "#cc5533", "#228855", "#8855aa", "#aa8822", "#447788")
+COLOUR = ("#3366aa", "#cc5533", "#228855", "#8855aa", "#aa8822", "#dd77aa")
 SHOWN = 5
 """Curators picked at first, the best ones, besides the baseline and the oracle."""
 

@@ -194,6 +194,10 @@ def heat_figure(title: str, x: str, y: str, panel: dict[tuple[str, str], dict[tu
         return svg(figure, f"{title} over {x} and {y}")
 
 
+WIDEST = 1e4
+"""Bound over regret from which on a figure only says that it is further out."""
+
+
 def looseness_figure(ratio: dict[str, list[tuple[float, bool]]]) -> str:
     """Bound over regret, a dot per setting, a line per algorithm and test-bed; hollow where the bound is vacuous."""
     with plt.rc_context(STYLE):
@@ -202,13 +206,17 @@ def looseness_figure(ratio: dict[str, list[tuple[float, bool]]]) -> str:
             for vacuous in (False, True):
                 x = [value for value, says_nothing in points if says_nothing == vacuous]
                 fill = "none" if vacuous else colour
-                axis.plot(x, [y] * len(x), "o", color=colour, markerfacecolor=fill, markersize=5)
+                for mark, at in (
+                    ("o", [one for one in x if one <= WIDEST]),
+                    (">", [WIDEST for one in x if one > WIDEST]),
+                ):
+                    axis.plot(at, [y] * len(at), mark, color=colour, markerfacecolor=fill, markersize=5)
         axis.axvline(1, color="#333333", linewidth=0.8)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(NUMBERS)
         axis.xaxis.set_minor_formatter(NullFormatter())
         _rows(axis, list(ratio))
-        axis.set_xlabel("bound / regret (left of 1: violated; hollow: the bound is vacuous)")
+        axis.set_xlabel("bound / regret (left of 1: violated; hollow: the bound is vacuous; arrow: above 10,000)")
         return svg(figure, "Looseness of the bounds")
 
 

@@ -121,6 +121,11 @@ def _theorems(found: list[Theorem]) -> Iterable[str]:
     yield table(THEOREM_HEAD, [_theorem_row(one) for one in found], css="wrap")
 
 
+def _short(value: float) -> str:
+    """With one decimal, or in powers of ten where nobody reads the digits."""
+    return f"{value:,.1f}" if value < 1e7 else f"{value:.1e}"
+
+
 def _theorem_row(one: Theorem) -> list[str]:
     first = sorted(one.informative_from)
     span = "" if not first else f"{first[0][0]:,} of {first[0][1]:,}"
@@ -128,7 +133,7 @@ def _theorem_row(one: Theorem) -> list[str]:
         span += f" to {first[-1][0]:,} of {first[-1][1]:,}"
     loose = ""
     if one.ratio:
-        loose = f"{np.median(one.ratio):,.1f} [{min(one.ratio):,.1f}, {max(one.ratio):,.1f}]"
+        loose = f"{_short(np.median(one.ratio))} [{_short(min(one.ratio))}, {_short(max(one.ratio))}]"
     return [
         *map(escape, (one.policy, one.comparator, one.bound or "none", one.source, one.status)),
         str(one.units),
@@ -263,7 +268,7 @@ def _simulation_row(row: dict[str, Any]) -> list[str]:
         f"{regret['mean']:.1f}{span}",
         escape(f"{regret['comparator']}, {regret['kind']}"),
         f'<span title="{escape(bound["source"] or "")}">{escape(bound["name"])}</span>',
-        "" if bound["value"] is None else f"{bound['value']:.1f}" + (" (vacuous)" if bound["vacuous"] else ""),
+        "" if bound["value"] is None else _short(bound["value"]) + (" (vacuous)" if bound["vacuous"] else ""),
         f'<span class="bad">{verdict}</span>' if broken else verdict,
         "" if certificate["min_slack"] is None else f"{certificate['min_slack']:.1e}",
         escape(f"{row['us_per_round']:.2f} {row['driver']}"),

@@ -90,7 +90,9 @@ class Standard:
         setting = self.setting(setting._replace(gap=gap, worst_gap=worst_gap), self.arms.horizon)
         choice = [BOUNDS[name], *(bound for bound in BOUNDS.values() if bound.sharpens == name)]
         best = min(choice, key=lambda bound: bound.value(setting))
-        return (Coverage(self, best, setting), "") if np.isfinite(best.value(setting)) else (None, f"{name} needs more")
+        if not np.isfinite(best.value(setting)):
+            return None, f"the conditions of {name} do not hold here"
+        return Coverage(self, best, setting), ""
 
 
 LOWER = {"static": "lower_static", "switching": "lower_switching", "dynamic": "lower_variation"}

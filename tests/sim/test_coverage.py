@@ -60,7 +60,7 @@ def test_without_a_theorem_the_reason_is_given():
     assert why("rested_rotting", "osmd") == "the means depend on who is played"
     assert why("stationary", "uniform", delay=1) == "none known against this comparator"
     assert why("stationary", "osmd", delay=1) == "feedback is late"
-    assert why("switching", "osmd", hyper={"floor": 0.0}) == "tracking_clip needs more"
+    assert why("switching", "osmd", hyper={"floor": 0.0}) == "the conditions of tracking_clip do not hold here"
     assert why("stationary", "osmd", batch=9, hyper={"design": "systematic", "eta": 9.0}).startswith("a cap")
 
 

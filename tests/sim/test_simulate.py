@@ -193,7 +193,7 @@ def test_a_bound_whose_condition_fails_covers_nothing():
     result = simulate(make_arms("switching", horizon=200), "osmd", seeds=2, hyper={"floor": 0.0})
     bound = result.row()["bound"]
     assert (bound.pop("name"), bound.pop("status")) == ("none", "none")
-    assert bound.pop("source") == "tracking_clip needs more"
+    assert bound.pop("source") == "the conditions of tracking_clip do not hold here"
     assert set(bound.values()) == {None}
     assert result.holds is None
 
