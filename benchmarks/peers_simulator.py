@@ -309,7 +309,7 @@ def main():
         return serve()
     if not asked.peers:
         parser.error("--peers is needed: the Python of the environment described in this file")
-    from curbench.record import environment
+    from curbench.provenance import environment
 
     content = json.loads(asked.out.read_text()) if asked.out and asked.out.exists() else {}
     for part, rows in (("agreement", agreement_rows), ("speed", speed_rows)):

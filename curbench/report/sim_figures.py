@@ -216,7 +216,7 @@ def looseness_figure(ratio: dict[str, list[tuple[float, bool]]]) -> str:
         axis.xaxis.set_major_formatter(NUMBERS)
         axis.xaxis.set_minor_formatter(NullFormatter())
         _rows(axis, list(ratio))
-        axis.set_xlabel("bound / regret (left of 1: violated; hollow: the bound is vacuous; arrow: above 10,000)")
+        axis.set_xlabel("bound / regret (left of 1: violated; hollow: vacuous; arrow: above 10,000)")
         return svg(figure, "Looseness of the bounds")
 
 
