@@ -12,7 +12,7 @@ from curbench.signals import SIGNALS
 from curbench.suites import load
 from curbench.train.grpo import GRPOActor, GRPOConfig
 from curbench.train.policy import load_policy
-from curbench.types import Bank
+from curbench.types import Bank, Feedback, GroupStats
 
 TRAIN, TEST = load("countdown", "train"), load("countdown", "test")
 SMALL = 40
@@ -106,6 +106,25 @@ def test_a_pretrained_folder_scores_prompts(llama_folder):
     assert (curator.value(np.arange(8)) != 0.5).all()
     with pytest.raises(ValueError, match="no config.json"):
         curator_class("pcl")(Part.bank, seed=0, batch=4, horizon=6, group=4, head="model", model="nowhere")
+
+
+def test_the_value_model_of_pcl_learns_pass_rates_with_all_its_weights(llama_folder):
+    """V(x) from the prompt alone, fitted by the squared error to the success rate, as PCL 2025 does."""
+    settings = {"seed": 0, "batch": 8, "horizon": 9, "group": 4, "pool": 1, "head": "model", "epochs": 8, "lr": 1e-3}
+    curator = curator_class("pcl")(Part.bank, model=str(llama_folder), **settings)
+    before = {name: value.clone() for name, value in curator.head.module.backbone.named_parameters()}
+    selection = curator.select(8)
+    success = np.where(np.arange(8) < 4, 4, 0)
+    n, one = np.full(8, 4), np.ones(8)
+    stats = GroupStats(n, success, success / n, 0 * one, 0 * one, one > 0, one)
+    for _ in range(6):
+        curator.update(Feedback(selection, stats, 0 * one, one > 0, 0 * one, n))
+    value = curator.value(selection.problem)
+    assert value[:4].min() > 0.6
+    assert value[4:].max() < 0.4
+    moved = [not value.equal(before[name]) for name, value in curator.head.module.backbone.named_parameters()]
+    assert np.mean(moved) > 0.9
+    assert curator.metrics()["brier"] < 0.2
 
 
 def test_d3s_lets_only_the_kept_tokens_train(llama_folder):
