@@ -160,7 +160,7 @@ def _span(interval: dict[str, float | None] | None, form: str = "{:.3f}") -> str
 
 def _curves(league: League, colour: dict[str, str], picked: set[str]) -> Iterable[str]:
     for scenario in league.scenarios:
-        line = {name: league.entry[scenario, name].curve[:, :2] for name in (*league.curators, GREEDY)}
+        line = {name: league.entry[scenario, name].curve for name in (*league.curators, GREEDY)}
         top = max(float(curve[:, 1].max()) for curve in line.values())
         low = min(float(curve[:, 1].min()) for curve in line.values())
         right = max(float(curve[-1, 0]) for curve in line.values())

@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from curbench.config import validate
 from curbench.curators import CURATORS, curator_class, split_admission
 from curbench.record import write_atomic
 from curbench.sim.axes import label
-from curbench.sim.learner_grid import CURVES, RUNS, LearnerGrid, LearnerUnit, expand, read_learner_unit
+from curbench.sim.learner_grid import RUNS, LearnerGrid, LearnerUnit, expand, read_learner_unit
 from curbench.sim.simulate_learner import GREEDY, check
 from curbench.stats import Interval, aggregate_iqm, improvement_probability, mean_difference
 from curbench.types import Array
@@ -83,8 +84,12 @@ ROLLOUTS, BATCH, GROUP = 51_200, 32, 8
 """Of a run: 200 steps of 32 groups of 8 where every group is kept."""
 
 TEXTS = ("scenario", "curator", "source", "wasted")
+CURVE = ("tokens", "mean")
 POINTS = 41
 """Points of a learning curve that are kept."""
+
+BLOCK = 20
+"""Seeds of a unit at most: a league of more seeds is more units, so that it grows without running anything again."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class Entry:
     source       the paper
     wasted       share of rollouts in degenerate groups
     begin, final, early  f64[S], competence before and at the end, and its mean over the tokens of the run, by seed
-    curve        f64[POINTS, 4], tokens and mean competence with its interval (lo, hi) along the run
+    curve        f64[POINTS, 2], mean tokens and mean competence along the run, as far as the shortest run goes
     """
 
     scenario: str
@@ -155,7 +160,7 @@ class League:
 def league_units(
     curators: Iterable[str] = ENTRANTS, *, seeds: int = 100, neural_seeds: int = 20, rollouts: int = ROLLOUTS
 ) -> list[LearnerUnit]:
-    """The units of a league: all variants of the curators, the baseline and the oracle.
+    """The units of a league: all variants of the curators, the baseline and the oracle; first the first seeds of all.
 
     neural_seeds  of curators that train a network, the first of the others' seeds
     Raises        ValueError for an unknown curator, or what a unit refuses.
@@ -167,7 +172,7 @@ def league_units(
         other = () if name == GREEDY else CURATORS[name].variants[1:]
         setting = [{}, *({"variant": one} for one in other)]
         found += _units(curator, setting, SCENARIOS, min(seeds, neural_seeds) if neural else seeds, rollouts)
-    return found
+    return sorted(found, key=lambda unit: unit.first_seed)
 
 
 def ablation_units(curator: str, *, seeds: int = 20, rollouts: int = ROLLOUTS) -> list[LearnerUnit]:
@@ -180,24 +185,25 @@ def ablation_units(curator: str, *, seeds: int = 20, rollouts: int = ROLLOUTS) -
     found = []
     for name, setting in ((GREEDY, [{}]), (BASELINE, [{}]), (curator, [{}, *ABLATIONS[curator]])):
         found += _units(name, setting, ABLATED, seeds, rollouts)
-    return found
+    return sorted(found, key=lambda unit: unit.first_seed)
 
 
 def _units(
     curator: str, settings: Iterable[dict[str, Any]], scenarios: dict[str, str], seeds: int, rollouts: int
 ) -> list[LearnerUnit]:
     found = []
-    for setting in settings:
+    for setting, first in product(settings, range(0, seeds, BLOCK)):
         hyper = {name: [value] for name, value in setting.items() if name != "signal"}
         question = {
             "learners": list(scenarios.values()),
             "curators": [{curator: hyper} if hyper else curator],
             "signal": setting.get("signal"),
-            **{"rollouts": rollouts, "batch": BATCH, "group": GROUP, "instance_seed": None, "seeds": seeds},
-            "measure_regret": False,
+            **{"rollouts": rollouts, "batch": BATCH, "group": GROUP, "instance_seed": None},
+            **{"seeds": min(BLOCK, seeds - first), "first_seed": first, "measure_regret": False},
         }
         units = expand(validate(LearnerGrid, question))
-        check(units[0].learner, curator, **units[0].question)  # what one small bank does not refuse, none does
+        if first == 0:
+            check(units[0].learner, curator, **units[0].question)  # what one small bank does not refuse, none does
         found += units
     return found
 
@@ -209,29 +215,38 @@ def gather(units: list[LearnerUnit], out: Path, *, baseline: str = BASELINE) -> 
           between machines, and is kept apart for that
     """
     scenario = {learner: name for name, learner in (SCENARIOS | ABLATED).items()}
-    entry: dict[tuple[str, str], Entry] = {}
-    second: dict[str, list[float]] = {}
+    block: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    source: dict[str, str] = {}
     environment: dict[str, dict[str, Any]] = {}
-    for unit in units:
+    for unit in sorted(units, key=lambda unit: unit.first_seed):
         kept = read_learner_unit(out / unit.path)
-        curve = np.array([kept[name] for name in CURVES]).T
-        at = np.unique(np.linspace(0, len(curve) - 1, POINTS).astype(int))
-        one = Entry(
-            scenario=scenario[unit.learner],
-            curator=label(unit.curator, unit.hyper | ({"signal": unit.signal} if unit.signal else {})),
-            source="" if unit.curator == GREEDY else CURATORS[split_admission(unit.curator)[0]].source,
-            begin=np.array(kept["begin"]),
-            final=np.array(kept["final"]),
-            early=np.array(kept["early"]),
-            wasted=kept["row"]["wasted"]["mean"],
-            curve=curve[at],
-        )
-        entry[one.scenario, one.curator] = one
-        second.setdefault(one.curator, []).append(kept["curation_s"])
+        name = label(unit.curator, unit.hyper | ({"signal": unit.signal} if unit.signal else {}))
+        source[name] = "" if unit.curator == GREEDY else CURATORS[split_admission(unit.curator)[0]].source
+        block.setdefault((scenario[unit.learner], name), []).append(kept)
         place = {name: value for name, value in kept["environment"].items() if name != "time"}
         environment[json.dumps(place, sort_keys=True)] = place
+    entry = {where: _entry(*where, source[where[1]], kept) for where, kept in block.items()}
+    second = {
+        name: [kept["curation_s"] for at, one in block.items() if at[1] == name for kept in one] for name in source
+    }
     cost = {"curation_s": {name: float(np.median(value)) for name, value in second.items()}}
     return League(entry, baseline), cost | {"environment": list(environment.values())}
+
+
+def _entry(scenario: str, curator: str, source: str, block: list[dict[str, Any]]) -> Entry:
+    """One entry of its blocks of seeds."""
+    size = [len(one["final"]) for one in block]
+    length = min(len(one["mean"]) for one in block)
+    curve = [np.array([one["tokens"][:length], one["mean"][:length]]).T for one in block]
+    at = np.unique(np.linspace(0, length - 1, POINTS).astype(int))
+    return Entry(
+        scenario=scenario,
+        curator=curator,
+        source=source,
+        wasted=float(np.average([one["row"]["wasted"]["mean"] for one in block], weights=size)),
+        curve=np.average(curve, axis=0, weights=size)[at],
+        **{name: np.concatenate([one[name] for one in block]) for name in RUNS},
+    )
 
 
 def write_league(path: Path, league: League) -> None:
@@ -239,7 +254,7 @@ def write_league(path: Path, league: League) -> None:
     rows = [
         {name: getattr(one, name) for name in TEXTS}
         | {name: getattr(one, name).tolist() for name in RUNS}
-        | dict(zip(CURVES, one.curve.T.tolist(), strict=True))
+        | dict(zip(CURVE, one.curve.T.tolist(), strict=True))
         for one in league.entry.values()
     ]
     sink = pa.BufferOutputStream()
@@ -259,7 +274,7 @@ def read_league(path: Path) -> League:
         entry = {}
         for row in table.to_pylist():
             run: dict[str, Any] = {name: np.array(row[name], float) for name in RUNS}
-            curve = np.array([row[name] for name in CURVES], float).T
+            curve = np.array([row[name] for name in CURVE], float).T
             entry[row["scenario"], row["curator"]] = Entry(**{name: row[name] for name in TEXTS}, **run, curve=curve)
     except (OSError, pa.ArrowException, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the data of a league ({error}); make it with: curbench league") from None

@@ -63,13 +63,14 @@ class LearnerGrid(Axes):
 
     learners  names of ``LEARNERS``; each may bring parameters of its recipe, and axes in place of those of the grid
     curators  names, with an admission rule as in ``sec+nondegenerate``, or greedy; a name may bring hyper-parameters
-    seeds     independent runs of every unit
+    seeds     independent runs of every unit, the seeds first_seed, first_seed + 1, ...
     measure_regret  against the greedy oracle, see ``simulate_learner``
     """
 
     learners: Entries
     curators: Entries
     seeds: Whole = 20
+    first_seed: Count = 0
     measure_regret: bool = True
 
 
@@ -94,6 +95,7 @@ class LearnerUnit:
     curator: str
     hyper: dict[str, Any]
     seeds: int
+    first_seed: int = 0
     measure_regret: bool = True
 
     HEAD: ClassVar[tuple[str, ...]] = (
@@ -116,8 +118,8 @@ class LearnerUnit:
 
     def simulate(self, progress: Callable[[], None] = lambda: None) -> LearnerSimulation:
         """Runs it. ``progress`` is called after every seed."""
-        how: dict[str, Any] = {"seeds": self.seeds, "measure_regret": self.measure_regret, "progress": progress}
-        return simulate_learner(self.learner, self.curator, **how, **self.question)
+        how: dict[str, Any] = {name: getattr(self, name) for name in ("seeds", "first_seed", "measure_regret")}
+        return simulate_learner(self.learner, self.curator, progress=progress, **how, **self.question)
 
     def row(self, result: LearnerSimulation) -> dict[str, Any]:
         """The result as JSON scalars, with what was asked for."""
@@ -198,6 +200,7 @@ def expand(grid: LearnerGrid) -> list[LearnerUnit]:
                         curator=curator,
                         hyper=hyper,
                         seeds=grid.seeds,
+                        first_seed=grid.first_seed,
                         measure_regret=grid.measure_regret,
                         **where,
                     )

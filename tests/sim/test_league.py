@@ -11,6 +11,7 @@ from curbench.curators import CURATORS, curator_class
 from curbench.sim.league import (
     ABLATED,
     ABLATIONS,
+    BLOCK,
     ENTRANTS,
     POINTS,
     SCENARIOS,
@@ -31,7 +32,7 @@ from curbench.sim.simulate_learner import GREEDY
 def entry(scenario, curator, final, begin=0.2):
     final = np.asarray(final, float)
     start = np.full(final.size, begin)
-    curve = np.linspace([0, begin, begin, begin], [100, *[final.mean()] * 3], POINTS)
+    curve = np.linspace([0, begin], [100, final.mean()], POINTS)
     return Entry(scenario, curator, "a paper", 0.25, start, final, (start + final) / 2, curve)
 
 
@@ -62,9 +63,14 @@ def test_everyone_takes_part_everywhere_with_equal_rollouts_and_neural_ones_with
     assert {(unit.rollouts, unit.steps, unit.tokens, unit.instance_seed) for unit in units} == {
         (51_200, None, None, None)
     }
-    few = {unit.curator for unit in units if unit.seeds == 7}
+    seed = {}
+    for unit in units:
+        where = unit.learner, unit.curator, unit.hyper.get("variant")
+        seed.setdefault(where, []).extend(range(unit.first_seed, unit.first_seed + unit.seeds))
+    few = {curator for (_, curator, _), own in seed.items() if own == [*range(7)]}
     assert few == {name for name in CURATORS if curator_class(name).neural}
-    assert {unit.seeds for unit in units} == {50, 7}
+    assert all(own == [*range(50)] for (_, curator, _), own in seed.items() if curator not in few)
+    assert max(unit.seeds for unit in units) == BLOCK
     variants = {(unit.curator, unit.hyper.get("variant")) for unit in units}
     assert variants >= {(name, other) for name, one in CURATORS.items() for other in one.variants[1:]}
 
@@ -191,6 +197,25 @@ def test_the_data_regenerate_bit_for_bit(small):
     assert (one / "league.parquet").read_bytes() == (two / "league.parquet").read_bytes()
     assert first["environment"] != second["environment"]
     assert first["curation_s"].keys() == {"greedy", "uniform", "sec", "sec variant=released"}
+
+
+def test_a_league_grows_by_blocks_of_seeds(monkeypatch, tmp_path):
+    nowhere = {"command": "", "time": "", "versions": {}, "commit": None, "machine": ""}
+    made = []
+    for block in (20, 2):
+        monkeypatch.setattr("curbench.sim.league.BLOCK", block)
+        units = [unit for unit in league_units(["dapo"], seeds=3, rollouts=1024) if unit.learner == "bimodal"]
+        assert [unit.first_seed for unit in units] == sorted(unit.first_seed for unit in units)
+        for unit in units:
+            unit.run(tmp_path, nowhere)
+        made.append(gather(units, tmp_path)[0].entry)
+    one, two = made
+    assert len({*tmp_path.rglob("*.parquet")}) == 4 + 8  # greedy, uniform and two variants, in one block and in two
+    for where, entry in one.items():
+        for name in ("begin", "final", "early"):
+            np.testing.assert_array_equal(getattr(entry, name), getattr(two[where], name))
+        assert entry.wasted == pytest.approx(two[where].wasted)
+        np.testing.assert_allclose(entry.curve[:3], two[where].curve[:3])
 
 
 def test_seeds_have_problems_of_their_own_and_curators_share_them(small):
