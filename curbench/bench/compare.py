@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from curbench.bench.measure import Row, Timing
 from curbench.kernels.extension import load
 from curbench.provenance import environment
-from curbench.record import read_json, require_keys
 
 SLACK = 1.15
 """A row may be this much slower before the spread of its samples is counted."""
@@ -41,6 +40,8 @@ def document(timing: Timing) -> dict[str, Any]:
 
 def read_document(path: Path) -> dict[str, Any]:
     """What ``document`` made, from a file. Raises ValueError, naming the file, if it is none."""
+    from curbench.record import read_json, require_keys  # here: the ops are timed where its packages may be absent
+
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a bench.json that curbench bench wrote with --out")
     content = read_json(path)

@@ -12,8 +12,8 @@ import torch
 
 from curbench import kernels
 from curbench.bench import advantage, bank, improvement, mirror
-from curbench.bench.clock import Time, alternate, ceiling_of, one_torch_thread
-from curbench.bench.subject import Arrays, Call, Case, Subject, distance
+from curbench.bench.clock import Ceiling, Time, alternate, ceiling_of, one_torch_thread
+from curbench.bench.subject import Arrays, Call, Case, Subject, Target, Work, distance
 from curbench.kernels import reference
 
 OURS, OURS_ON_TENSORS, CEILING = "ours", "ours on tensors", "ceiling"
@@ -122,49 +122,40 @@ def measure(op: str, case: Case, device: str, *, fast: bool = False) -> Timing:
     timed = {name: call for name, call in calls.items() if name not in wrong} | {CEILING: ceiling.call}
     time = alternate(timed, FAST_BUDGET_S if fast else BUDGET_S, device)
     rows = []
-    for peer in calls:
-        if peer not in this.peers:
-            continue
-        ours = time[rival(peer, time)]
-        rows.append(
-            {
-                "op": op,
-                "variant": case.variant,
-                "shape": case.text,
-                "size": case.size,
-                "dtype": case.dtype or this.dtype,
-                "threads": 1,
-                "backend": device,
-                "peer": peer,
-                **_microseconds("", ours),
-                **_against(ours, time.get(peer)),
-                "bytes": ceiling.needed if ceiling.kind != "multiply-add" else this.work(arrays).bytes,
-                "ceiling": ceiling.kind,
-                "fraction_of_ceiling": ceiling.fraction(ours.median, time[CEILING].median),
-                **_target(case, peer, ours, time.get(peer)),
-                "note": wrong.get(peer),
-            }
-        )
+    for peer in [name for name in calls if name in this.peers]:
+        row = row_of(op, case, device, case.dtype or this.dtype, peer)
+        row |= times(time[rival(peer, time)], time.get(peer), case.target.get(peer))
+        row |= limit(this.work(arrays), ceiling, time[rival(peer, time)], time[CEILING])
+        rows.append(row | {"note": wrong.get(peer)})
     return Timing(rows, [], list(said.values()))
+
+
+def row_of(op: str, case: Case, device: str, dtype: str, peer: str) -> Row:
+    """Which row this is."""
+    place = {"op": op, "variant": case.variant, "shape": case.text, "size": case.size, "dtype": dtype}
+    return place | {"threads": 1, "backend": device, "peer": peer}
+
+
+def times(ours: Time, peer: Time | None, target: Target | None) -> Row:
+    """How long both take, and whether that is what was aimed at; nothing about a peer that was not timed."""
+    row = _microseconds("", ours) | {"peer_us": None, "peer_us_range": None, "ratio": None}
+    if peer is not None:
+        row |= _microseconds("peer_", peer) | {"ratio": peer.median / ours.median}
+    if target is None:
+        return row | {"target": None, "target_row": None, "met": None}
+    met = None if peer is None else row["ratio"] >= target.ratio
+    return row | {"target": target.ratio, "target_row": target.row, "met": met}
+
+
+def limit(work: Work, ceiling: Ceiling, ours: Time, at_ceiling: Time) -> Row:
+    """What ours moves, and how close it is to what the machine can do."""
+    fraction = ceiling.fraction(ours.median, at_ceiling.median)
+    return {"bytes": work.bytes, "ceiling": ceiling.kind, "fraction_of_ceiling": fraction}
 
 
 def _microseconds(prefix: str, time: Time) -> Row:
     low, median, high = (1e6 * t for t in time)
     return {f"{prefix}us": median, f"{prefix}us_range": [low, high]}
-
-
-def _against(ours: Time, peer: Time | None) -> Row:
-    if peer is None:
-        return {"peer_us": None, "peer_us_range": None, "ratio": None}
-    return _microseconds("peer_", peer) | {"ratio": peer.median / ours.median}
-
-
-def _target(case: Case, peer: str, ours: Time, time: Time | None) -> Row:
-    target = case.target.get(peer)
-    if target is None:
-        return {"target": None, "target_row": None, "met": None}
-    met = None if time is None else time.median / ours.median >= target.ratio
-    return {"target": target.ratio, "target_row": target.row, "met": met}
 
 
 def devices(op: str) -> list[str]:

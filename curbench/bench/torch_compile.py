@@ -12,4 +12,7 @@ import torch
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile`` for fixed shapes; RuntimeError, when called, where the compiler it needs is absent."""
+    import torch._dynamo as dynamo  # here, because it imports much
+
+    dynamo.config.recompile_limit = 64  # after the default of 8 shapes it would run eagerly, and say nothing
     return torch.compile(function, dynamic=False)
