@@ -161,13 +161,13 @@ struct WeightOfBlock {
 
 // Order of the scores as whole numbers.
 CURBENCH_HD uint32_t ordered(float score) {
-  const uint32_t bits = bits_of(score);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
+  const uint32_t bits = bits_of(score), sign = bits >> 31;
+  return bits ^ (0x80000000u | (0u - sign));  // no branch, which every other score would take
 }
 
 // Mass of a candidate in multiples of 2^-62; scale is 2^62 / sum of exp(s - top).
 CURBENCH_HD uint64_t fixed_mass(double score, double top, double scale) {
-  return static_cast<uint64_t>(exponential(score - top) * scale + 0.5);
+  return static_cast<uint64_t>(static_cast<int64_t>(exponential(score - top) * scale + 0.5));
 }
 
 // A set of candidates by the leading bits of their order.

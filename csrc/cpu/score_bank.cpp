@@ -38,7 +38,7 @@ constexpr int64_t kBeyond = 16 + kMostAhead;
 
 struct Rows {
   const void* const* row;  // [n + kBeyond]: others may be read after the first n, for nothing
-  int64_t ahead;           // rows
+  int64_t ahead;           // rows, to the one to be fetched; 0 when they follow each other in memory
   const float* scale;      // [n] of int8 rows, or null
   int64_t n;
   float* scratch;  // [kGroup * features] for an MLP head
@@ -51,6 +51,8 @@ struct Loops {
   // Scores from these outputs, as score_of. Returns how many are not finite.
   int64_t (*finish)(const ScoreBank& a, const double* dot, const float* scale, const float* prior, int64_t n,
                     float* score);
+  // Adds the masses of a block to sum[2][kDigitSize].
+  void (*digits)(const Digit& digit, const float* score, int64_t n, double top, double scale, uint64_t* sum);
   int64_t panel;  // hidden units side by side
 };
 
@@ -221,34 +223,24 @@ struct WideBack {
 
     double out[kPart + 16];
     const auto dots = a.hidden > 0 ? loops().mlp : loops().linear[static_cast<int>(a.dtype)];
-    dots(head, {row, ahead, scale, n, scratch}, out);
+    dots(head, {row, a.candidate == nullptr ? 0 : ahead, scale, n, scratch}, out);
     float* score = a.score + first;
     if (loops().finish(a, out, scale, prior, n, score) == 0) return;
     for (int64_t i = 0; i < n; ++i)
       if (!finite(score[i])) return report(a.fault + 1, first + i);
   }
 
-  // Every thread sums in its own digits; whole numbers add up in any order.
+  // Every thread sums in digits of its own, and neighbours in different ones, so that few additions wait for the one
+  // before; whole numbers add up in any order.
   void sum_digits(const Bank& bank, const Digit& digit, double top, double scale, uint64_t* mass) const {
     const ScoreBank& a = bank.a;
-    std::vector<std::vector<uint64_t>> own(launch.threads, std::vector<uint64_t>(kDigitSize));
+    std::vector<uint64_t> own(int64_t{2} * kDigitSize * launch.threads);
 #pragma omp parallel for num_threads(launch.threads) schedule(dynamic, 16) if (launch.threads > 1)
-    for (int64_t t = 0; t < bank.weight.blocks; ++t) {
-      float held[kBlock];
-      double weight[kBlock];
-      int64_t n = 0;
-      for (int64_t i = t * kBlock; i < t * kBlock + block_length(a.rows, t); ++i) {
-        held[n] = a.score[i];
-        n += digit.holds(ordered(a.score[i])) ? 1 : 0;
-      }
-      exponentials(held, n, top, weight, nullptr);
-      uint64_t* sum = own[omp_get_thread_num()].data();
-      for (int64_t i = 0; i < n; ++i)
-        sum[digit.of(ordered(held[i]))] += static_cast<uint64_t>(weight[i] * scale + 0.5);
-    }
+    for (int64_t t = 0; t < bank.weight.blocks; ++t)
+      loops().digits(digit, a.score + t * kBlock, block_length(a.rows, t), top, scale,
+                     own.data() + int64_t{2} * kDigitSize * omp_get_thread_num());
     std::fill_n(mass, kDigitSize, 0);
-    for (const auto& one : own)
-      for (int d = 0; d < kDigitSize; ++d) mass[d] += one[d];
+    for (size_t i = 0; i < own.size(); ++i) mass[i % kDigitSize] += own[i];
   }
 };
 
