@@ -115,7 +115,10 @@ class Torch:
         return self.on_cuda and exports(value) and place_of(value).name == self.name
 
     def cast(self, name: str, value: Any) -> Any:
-        return value if is_tensor(value) else self.torch.from_dlpack(value)
+        tensor = value if is_tensor(value) else self.torch.from_dlpack(value)
+        dense = tensor.layout == self.torch.strided
+        require(dense, f"{name} must be a dense tensor; got layout {tensor.layout}: pass its to_dense()")
+        return tensor
 
     def dtype(self, array: Any) -> str:
         return str(array.dtype).removeprefix("torch.")

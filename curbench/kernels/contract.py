@@ -115,6 +115,7 @@ def draw_options(rows: int, count: int, design: str, floor: float, nucleus: floa
     unit_interval("floor", floor)
     require(0.0 < nucleus <= 1.0, f"nucleus must be in (0, 1]; got {nucleus!r}")
     require(rows >= 1, "a bank needs at least one candidate to draw from")
+    whole_number("count", count)
     require(count >= 1, f"count must be at least 1; got {count!r}")
     if design != "iid":
         require(
@@ -123,7 +124,13 @@ def draw_options(rows: int, count: int, design: str, floor: float, nucleus: floa
         )
 
 
+def whole_number(name: str, value: Any) -> None:
+    require(hasattr(value, "__index__"), f"{name} must be a whole number; got {value!r}")
+
+
 def random_options(seed: int, step: int) -> None:
+    whole_number("seed", seed)
+    whole_number("step", step)
     require(0 <= seed < 2**64, f"seed must be in [0, 2^64); got {seed!r}")
     require(0 <= step < 2**32, f"step must be in [0, 2^32); got {step!r}")
 
@@ -138,6 +145,7 @@ def tree_draw_options(arms: int, count: int, design: str, mix: float, seed: int,
     choice("design", design, DESIGNS)
     unit_interval("mix", mix)
     random_options(seed, step)
+    whole_number("count", count)
     require(count >= 1, f"count must be at least 1; got {count!r}")
     distinct = design == "iid" or count <= arms
     require(distinct, f"a {design} draw has no duplicates, so count must be at most the {arms} arms; got {count!r}")
