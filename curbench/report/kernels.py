@@ -47,6 +47,8 @@ def _cells(row: Row) -> list[str]:
     share, target = row["fraction_of_ceiling"], row.get("target")
     said = "" if target is None else f"{target:g}"
     untimed = row["ratio"] is None
+    if target is not None and not untimed and row["ratio"] / share < target:
+        said += f" ({row['ratio'] / share:.2g} at the ceiling)"
     return [
         *(escape(str(row[name])) for name in ("variant", "shape", "dtype", "threads", "backend", "peer")),
         _time(row, "us"),

@@ -212,6 +212,13 @@ def test_a_search_of_faiss_finds_the_largest_scores():
     assert disagreement("score_bank", "faiss top-k", call, worse)
 
 
+def test_a_target_beyond_the_ceiling_is_said_to_be():
+    row = {"op": "draw", "variant": "", "shape": "9", "dtype": "float32", "backend": "cpu", "us": 1.0, "peer": "numpy"}
+    row |= {"peer_us": 1.2, "ratio": 1.2, "ceiling": "read", "fraction_of_ceiling": 0.9, "target": 1.4, "met": False}
+    assert bench.describe(row).endswith("target 1.4x missed, 1.3x at the ceiling")
+    assert bench.describe(row | {"fraction_of_ceiling": 0.5}).endswith("target 1.4x missed")
+
+
 def test_draws_that_do_not_follow_from_the_scores_are_seen():
     arrays = make_bank(3000, 16, "race")
     right = call_of("score_bank", kernels, arrays)()
