@@ -6,9 +6,9 @@ from itertools import islice
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from curbench.report.draw import COLOUR, STYLE, colours, panels, svg, wrap
+from curbench.report.draw import COLOUR, NUMBERS, STYLE, colours, panels, svg, wrap
 from curbench.report.training import Curve
 from curbench.types import Array
 
@@ -52,7 +52,12 @@ def time_figure(op: str, rows: list[dict[str, Any]]) -> str:
                 axis.plot(*zip(*line, strict=True) if line else ([], []), "o-", color=colour, markersize=3, label=peer)
             best = {_size(row): row["us"] for row in sorted(own, key=lambda row: -row["us"])}
             axis.plot(*zip(*sorted(best.items()), strict=True), "ko-", markersize=3, linewidth=2, label="curbench")
-            axis.set(title=kind or op, xscale="log", yscale="log", xlabel="entries", ylabel="us")
+            axis.set(title=kind, xscale="log", yscale="log", xlabel="entries", ylabel="us")
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_major_locator(LogLocator(numticks=5))
+                side.set_major_formatter(NUMBERS)
+                side.set_minor_formatter(NullFormatter())
+            axis.margins(0.1)
         handle, label = axes[0, 0].get_legend_handles_labels()
         figure.legend(handle, label, loc="outside lower center", ncols=4, fontsize=8)
         return svg(figure, f"Time against size of {op}")
