@@ -29,6 +29,9 @@ class Time(NamedTuple):
 
 
 def seconds(call: Call, repeats: int, device: str) -> float:
+    """Per call; short ones, which are repeated, after one that finds the caches full of what others left there."""
+    if repeats > 1:
+        call()
     if device == "cpu":
         before = perf_counter()
         for _ in range(repeats):
@@ -46,9 +49,9 @@ def seconds(call: Call, repeats: int, device: str) -> float:
 def alternate(calls: dict[str, Call], budget_s: float, device: str = "cpu") -> dict[str, Time]:
     """The calls take turns for about ``budget_s``, and three times at least; one slower than that runs once."""
     samples = {name: [seconds(call, 1, device)] for name, call in calls.items()}
-    repeats = {name: max(1, min(100, int(SAMPLE_S / t))) for name, [t] in samples.items() if t < budget_s}
-    for name in repeats:
-        samples[name] = []  # the first call fills caches
+    again = {name: seconds(calls[name], 1, device) for name, [t] in samples.items() if t < budget_s}
+    repeats = {name: max(1, min(100, int(SAMPLE_S / t))) for name, t in again.items()}
+    samples |= {name: [] for name in repeats}  # the first calls allocate and compile
     end, rounds = perf_counter() + budget_s, 0
     while repeats and (perf_counter() < end or rounds < ROUNDS):
         for name, repeat in repeats.items():
