@@ -146,8 +146,9 @@ class Coverage:
         assert self.bound.terms is not None, "only bounds with parts have a path to compare with"
         arms, terms = self.standard.arms, self.bound.terms(self.setting)
         penalty, stability, floor, _ = np.array(spent).T  # ``certificates.Budget``
-        mean = arms.mean[np.searchsorted(arms.start, np.arange(arms.horizon), side="right") - 1]
-        drift = float(np.sum(mean.max(axis=1) - mean[np.arange(arms.horizon), compared]) - self.standard.ahead[-1])
+        segment = np.searchsorted(arms.start, np.arange(arms.horizon), side="right") - 1
+        missed = arms.mean.max(axis=1)[segment] - arms.mean[segment, compared]
+        drift = float(np.sum(missed) - self.standard.ahead[-1])
         value = {"penalty": penalty, "stability": stability, "floor": floor, "drift": np.full(len(spent), drift)}
         part = {name: getattr(terms, name) for name in value}
         scale = ROUNDING * terms.total
