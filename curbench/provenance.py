@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-VERSIONS = ("curbench", "numpy", "numba", "scipy", "torch", "transformers", "reasoning-gym")
+VERSIONS = ("curbench", "numpy", "numba", "scipy", "torch", "transformers", "reasoning-gym", "faiss-cpu")
 
 
 def environment() -> dict[str, Any]:

@@ -98,7 +98,7 @@ def race(score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def draw_of(score: torch.Tensor, design: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if design != "iid":
+    if design != "iid":  # its one way to draw without replacement
         return race(score)
     drawn = torch.multinomial(torch.softmax(score, 0), COUNT, replacement=True)
     return drawn, normalised(score, drawn)
@@ -330,6 +330,7 @@ DRAW = Subject(
         Case((100_000, "iid"), PLAIN),
         Case((1_000_000, "iid"), PLAIN),
         Case((10_000_000, "iid"), PLAIN),
+        Case((1_000_000, "systematic"), ("torch eager",)),
         Case((100_000, "nucleus"), PLAIN),
         Case((1_000_000, "nucleus"), PLAIN, {"torch eager": Target(25, 11)}),
         Case((1 << 24, "two levels"), PLAIN),

@@ -102,7 +102,9 @@ def disagreement(op: str, name: str, call: Call, expected: Any) -> str | None:
     else:
         try:
             off = this.peer_distance(call(), expected)
-        except (RuntimeError, ModuleNotFoundError) as error:  # a limit of torch, no compiler for it, no such package
+        except ModuleNotFoundError as error:
+            return f"unable to run: {error.name} is not installed"
+        except RuntimeError as error:  # a limit of torch, or no compiler for it
             return "unable to run: " + (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{off:.3g} tolerances away from the reference" if off > 1.0 else None
 
