@@ -12,7 +12,7 @@ struct Loops {
   double (*largest)(const float* score, int64_t n);
   void (*words)(const RaceClock& clock, int64_t first, int64_t n, uint32_t* high);
   void (*words_of)(const RaceClock& clock, const int64_t* id, int64_t n, uint32_t* high);
-  int64_t (*below)(const uint32_t* high, const double* weight, double scale, int64_t n, uint16_t* index);
+  int64_t (*below)(const uint32_t* high, const double* weight, double reach, int64_t n, uint16_t* index);
 };
 
 }  // namespace
@@ -67,8 +67,7 @@ static void run(const Race& race, uint32_t stream, Earliest& earliest, const flo
   const double reach = earliest.limit() + top;
   if (reach < 650.0) {
     uint16_t index[kBlock];
-    const double scale = exponential(reach) * (0x1p32 * (1.0 + 0x1p-40));
-    const int64_t survivors = loops().below(high, weight, scale, n, index);
+    const int64_t survivors = loops().below(high, weight, reach, n, index);
     for (int64_t s = 0; s < survivors; ++s) enter(index[s]);
   } else {
     for (int64_t i = 0; i < n; ++i) enter(i);
