@@ -102,6 +102,7 @@ def score_bank(
     """
     place = place_of(feature)
     random_options(seed, step)
+    limit = resident_limit(resident_bytes)
     on_reference = runs_reference(backend, place, threads)
     head = {"bias": bias, "layer": layer, "layer_bias": layer_bias, "activation": activation}
     head |= {"feature_scale": feature_scale, "row_scale": row_scale, "temperature": temperature, "prior": prior}
@@ -111,7 +112,6 @@ def score_bank(
     options |= {"seed": seed, "step": step}
     if on_reference:
         return through_numpy(place, reference.score_bank, *bank.arguments(), **bank.options(), **options)
-    limit = resident_limit(resident_bytes)
     if not in_parts(bank, limit):
         return kernel(bank, **options, threads=threads)
     score = scores(bank, limit, threads)

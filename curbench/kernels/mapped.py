@@ -10,7 +10,7 @@ import mmap
 import os
 from typing import NamedTuple
 
-from curbench.kernels.contract import require
+from curbench.kernels.contract import require, whole_number
 
 
 class Span(NamedTuple):
@@ -44,5 +44,6 @@ def resident_limit(resident_bytes: int | None) -> int:
     """A quarter of the machine's memory unless given."""
     if resident_bytes is None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    whole_number("resident_bytes", resident_bytes)
     require(resident_bytes >= 1, f"resident_bytes must be at least 1; got {resident_bytes!r}")
     return int(resident_bytes)

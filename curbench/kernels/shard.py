@@ -6,7 +6,7 @@ from typing import Any
 from curbench.kernels import reference
 from curbench.kernels.arrays import place_of, runs_reference, through_numpy, vector
 from curbench.kernels.bank import bank_of, scores
-from curbench.kernels.contract import BankDraw, BankShard, require
+from curbench.kernels.contract import BankDraw, BankShard, require, whole_number
 from curbench.kernels.draw import draw
 from curbench.kernels.mapped import resident_limit
 
@@ -40,7 +40,9 @@ def score_shard(
     >>> score_shard(np.ones((2, 1), np.float32), [3.0], first=1024).score
     array([3., 3.], dtype=float32)
     """
+    whole_number("first", first)
     require(first >= 0, f"first must be a row of the whole bank; got {first!r}")
+    limit = resident_limit(resident_bytes)
     place = place_of(feature)
     on_reference = runs_reference(backend, place, threads)
     head = {"bias": bias, "layer": layer, "layer_bias": layer_bias, "activation": activation}
@@ -49,7 +51,7 @@ def score_shard(
     if on_reference:
         score = through_numpy(place, reference.score_rows, *bank.arguments(), **bank.options(), first_row=first)
     else:
-        score = scores(bank, resident_limit(resident_bytes), threads, first)
+        score = scores(bank, limit, threads, first)
     return BankShard(first, len(bank.feature), None if bank.candidate is None else bank.candidate + first, score)
 
 

@@ -71,6 +71,17 @@ def mlp(rng, n):
     return {"feature": whole(rng, 3 * n, 4), **head, "count": 1, "design": "systematic", "seed": 5}
 
 
+def shard_of(make):
+    """The same bank as a shard: nothing is drawn from it."""
+
+    def arguments(rng, n):
+        return {name: value for name, value in make(rng, n).items() if name not in ("count", "design", "seed")} | {
+            "first": 1024
+        }
+
+    return arguments
+
+
 def scores(rng, n):
     return {"score": whole(rng, 3 * n), "candidate": np.arange(3 * n)[::-1].copy(), "count": 2, "seed": 5}
 
@@ -98,6 +109,10 @@ OPS = {
         {"mask": masked, "length": of_length, "packed": packed},
     ),
     "score_bank": (lambda module: module.score_bank, {"linear": linear, "int8": int8, "mlp": mlp}),
+    "score_shard": (
+        lambda _: kernels.score_shard,
+        {"linear": shard_of(linear), "int8": shard_of(int8), "mlp": shard_of(mlp)},
+    ),
     "draw": (lambda module: module.draw, {"scores": scores}),
     "mirror_step": (lambda module: module.mirror_step, {"arms": arms}),
     "mirror_tree": (tree, {"arms": arms}),
@@ -186,6 +201,9 @@ OPTIONS = {
     },
     "mirror_step": {"eta": (0.0, 2.0, -1.0, math.nan, math.inf, 1e300)},
 }
+OPTIONS["score_bank"] |= {"resident_bytes": (None, 1, 100, 10**9, 0, -1, 1.5, "x")}
+OPTIONS["score_shard"] = {"first": (0, 1, 10**9, -1, 1.5, math.nan, None), **OPTIONS["score_bank"]}
+del OPTIONS["score_shard"]["design"]
 DRAWN = {
     "count": (1, 2, 0, -1, 2000, 1.5, None),
     "seed": (0, 2**64 - 1, 2**64, -1, 1.5, None),
@@ -232,6 +250,8 @@ def complain(op, arguments):
     if isinstance(ours, str) or isinstance(expected, str):
         both = isinstance(ours, str) and isinstance(expected, str)
         return None if both or beyond_float32(ours, expected) else f"ours {ours!r}, the reference {expected!r}"[:400]
+    if op == "score_shard":
+        return scores_apart(ours, expected)
     if op == "score_bank":
         return scores_apart(ours, expected) or draws_apart(ours, arguments)
     off = distance(ours, expected, 1e-5, 1e-6)
@@ -245,7 +265,8 @@ def beyond_float32(ours, expected):
 
 def scores_apart(ours, expected):
     score = np.asarray(expected.score, np.float64)
-    off = distance(np.asarray(ours.score, np.float64), score, 1e-5, 1e-6 + 1e-6 * np.abs(score).max())
+    near = 1e-6 + 1e-6 * np.abs(score).max(initial=0.0)
+    off = distance(np.asarray(ours.score, np.float64), score, 1e-5, near)
     return f"scores are {off:.3g} tolerances apart" if off > 1.0 else None
 
 
