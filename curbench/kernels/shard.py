@@ -86,7 +86,11 @@ def merge_shards(
     >>> (merge_shards(shards, **options).problem == score_bank(feature, [1.0], **options).problem).all()
     np.True_
     """
-    shards = sorted(shards, key=lambda shard: (shard.first, shard.rows))
+    shards = list(shards)
+    for shard in shards:
+        if not isinstance(shard, BankShard):
+            raise TypeError(f"shards must come from score_shard; got a {type(shard).__name__}")
+    shards.sort(key=lambda shard: (shard.first, shard.rows))
     require(len(shards) > 0, "a bank needs at least one shard")
     end = 0
     for shard in shards:
@@ -99,9 +103,14 @@ def merge_shards(
         f"all shards must have candidates, or none; {with_candidates} of {len(shards)} have some",
     )
     place = place_of(shards[0].score)
-    score = place.joined([vector(place, "score", shard.score, "float32") for shard in shards])
-    candidate = None
-    if with_candidates:
-        candidate = place.joined([vector(place, "candidate", shard.candidate, "int64") for shard in shards])
+    score, candidate = [], []
+    for shard in shards:
+        if with_candidates:
+            candidate.append(vector(place, "candidate", shard.candidate, "int64"))
+        length = len(candidate[-1]) if with_candidates else shard.rows
+        score.append(vector(place, "score", shard.score, "float32", length))
     options: dict[str, Any] = {"floor": floor, "nucleus": nucleus, "seed": seed, "step": step}
-    return draw(score, candidate=candidate, count=count, design=design, **options, backend=backend, threads=threads)
+    chosen = place.joined(candidate) if with_candidates else None
+    return draw(
+        place.joined(score), candidate=chosen, count=count, design=design, **options, backend=backend, threads=threads
+    )

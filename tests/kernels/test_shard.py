@@ -131,6 +131,17 @@ def test_all_shards_have_candidates_or_none():
         shard(-1, 2)
 
 
+def test_what_is_no_shard_is_refused():
+    with pytest.raises(TypeError, match="shards must come from score_shard; got a int"):
+        merge_shards([shard(0, 2), 3], count=1, seed=0)
+    with pytest.raises(ValueError, match="score must have 2 entries; got 1"):
+        merge_shards([shard(0, 2)._replace(score=np.zeros(1, np.float32))], count=1, seed=0)
+    with pytest.raises(ValueError, match="first must be a whole number; got 0.5"):
+        shard(0.5, 2)
+    with pytest.raises(ValueError, match="resident_bytes must be a whole number; got 1.5"):
+        shard(0, 2, resident_bytes=1.5)
+
+
 def test_a_shard_may_be_empty():
     shards = [shard(0, 2, candidate=[1]), shard(2, 0), shard(2, 3, candidate=[])]
     shards[1] = shards[1]._replace(candidate=np.zeros(0, np.int64))
