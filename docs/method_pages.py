@@ -81,7 +81,7 @@ def taken_apart(name: str, league: League, rows: list[dict[str, Any]]) -> str:
         table.append(_line((f"`{setting}`" if not own else "**default**", _span(row["iqm"], ".3f"), gain, over)))
     note = (
         f"Everything else at its default, {rows[0]['seeds']} paired seeds on {', '.join(league.scenarios)}: "
-        f"`curbench league --ablation {name}`"
+        f"`curbench league --ablation {name} --seeds {rows[0]['seeds']}`"
     )
     return "\n\n".join(["## Taken apart", note, "\n".join(table)]) + "\n"
 
