@@ -116,7 +116,7 @@ BAD = [
     (("sim", "stationary"), "expected ARMS/CURATOR"),
     (("sim",), "sim takes either ARMS/CURATOR[,CURATOR...] or --suite NAME"),
     (("sim", "stationary/osmd", "--suite", "certified"), "sim takes either"),
-    (("sim", "--suite", "everything"), "or one of: certified, learners, small, standard"),
+    (("sim", "--suite", "everything"), "or one of: certified, large, learners, small, standard"),
     (("sim", "stationary/osmd", "--arms", 0), "arms must be at least 1; got 0"),
     (("sim", "stationary/osmd", "--horizon", 0), "horizon must be at least 1; got 0"),
     (("sim", "stationary/osmd", "--seeds", 0), "seeds must be at least 1; got 0"),
