@@ -116,12 +116,12 @@ class Torch:
 
     def cast(self, name: str, value: Any) -> Any:
         tensor = value if is_tensor(value) else self.torch.from_dlpack(value)
-        dense = tensor.layout == self.torch.strided
-        require(dense, f"{name} must be a dense tensor; got layout {tensor.layout}: pass its to_dense()")
+        if tensor.layout is not self.torch.strided:
+            raise ValueError(f"{name} must be a dense tensor; got layout {tensor.layout}: pass its to_dense()")
         return tensor
 
     def dtype(self, array: Any) -> str:
-        return str(array.dtype).removeprefix("torch.")
+        return str(array.dtype)[6:]  # without "torch."
 
     def aligned(self, array: Any) -> bool:
         return True
@@ -244,7 +244,8 @@ def owned(place: Place, name: str, value: Any, ndim: int) -> Any:
         other = place_of(value)
         raise ValueError(f"{name} must live where the first argument does, {place.name}; it is {other.name}")
     array = place.cast(name, value)
-    require(array.ndim == ndim, f"{name} must have {ndim} axis or axes; got shape {tuple(array.shape)}")
+    if array.ndim != ndim:  # not by ``require``: writing the sentence costs a microsecond
+        raise ValueError(f"{name} must have {ndim} axis or axes; got shape {tuple(array.shape)}")
     return array
 
 
