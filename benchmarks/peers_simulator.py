@@ -237,7 +237,7 @@ def speed_rows(peers):
     from curbench.sim.simulate import simulate
 
     for count in (10, 100, 1000):
-        horizon = 10_000
+        horizon = 100_000  # so many rounds that what a run costs before its first does not show
         arms = make_arms("stationary", horizon=horizon, arms=count)
         for peer, setting, curator, hyper in pairs(count, horizon):
             ours, theirs, rounds = [], [], []
