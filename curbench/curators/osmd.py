@@ -41,6 +41,10 @@ class OsmdCore(NamedTuple):
     high: float
 
 
+TOLERANCE = 1e-11
+"""How far below the floor a probability may be: near 1 / K rounding must not lift all arms."""
+
+
 @hot
 def update_core(core, arm, expected, utility, step):
     """One mirror step on the loss 1 - y, y the utility mapped from [low, high] to [0, 1] and clipped."""
@@ -50,7 +54,11 @@ def update_core(core, arm, expected, utility, step):
             multiply_(core, arm[j], -core.eta * loss / expected[j])
     keep_in_range_(core)
     if core.floor > 0.0:
-        lift_(core, arm)
+        least = core.floor * (1.0 - TOLERANCE) * total(core.tree)
+        for j in range(arm.size):
+            if core.weight[arm[j]] < least:
+                lift_(core, arm)
+                break
     if core.share > 0.0 or core.restart_every > 0:
         move_all_(core, step)
 
@@ -68,8 +76,7 @@ def lift_(core, arm):
         scale = (1.0 - lifted * core.floor) / total(core.tree)
         for j in range(arm.size):
             i = arm[j]
-            # the tolerance is for floors near 1 / K, where rounding must not put all arms into F
-            if core.weight[i] > 0.0 and scale * core.weight[i] < core.floor * (1.0 - 1e-11):
+            if core.weight[i] > 0.0 and scale * core.weight[i] < core.floor * (1.0 - TOLERANCE):
                 add_(core.tree, i, -core.weight[i])
                 core.weight[i] = 0.0  # marks it
                 lifted += 1

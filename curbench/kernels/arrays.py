@@ -27,6 +27,12 @@ WIDENS = {
 
 # Looking a name up is ten times faster than str(dtype).
 DTYPE_NAMES = {np.dtype(name): name for names in WIDENS.values() for name in names if name != "bfloat16"}
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+@functools.cache
+def _few(n: int, value: float, dtype: str) -> Any:
+    return np.full(n, value, dtype)
 
 
 class Numpy:
@@ -56,6 +62,8 @@ class Numpy:
         return tuple(s // array.itemsize for s in array.strides)
 
     def contiguous(self, array: Any, dtype: str) -> Any:
+        if self.dtype(array) == dtype and array.flags.c_contiguous and array.flags.aligned:
+            return array  # a quarter of the time of what follows
         with np.errstate(over="ignore"):  # float64 that float32 cannot hold becomes inf, for the kernel to see
             result = np.ascontiguousarray(array, dtype)
         return result if result.flags.aligned else result.copy()
@@ -67,10 +75,12 @@ class Numpy:
         return np.where(np.isfinite(array), rounded, array)
 
     def empty(self, n: int, dtype: str) -> Any:
-        return np.empty(n, dtype)
+        return np.empty(n, DTYPES[dtype])
 
     def full(self, n: int, value: float, dtype: str) -> Any:
-        result = np.empty(n, dtype)  # four times as fast as np.full
+        if n <= 8:
+            return _few(n, value, dtype).copy()  # a third of the time of what follows
+        result = np.empty(n, dtype)
         result.fill(value)
         return result
 
@@ -140,7 +150,7 @@ class Torch:
 
     def empty(self, n: int, dtype: str) -> Any:
         if not self.on_cuda:
-            return self.torch.from_numpy(np.empty(n, dtype))  # half the time of torch.empty
+            return self.torch.from_numpy(_NUMPY.empty(n, dtype))  # half the time of torch.empty
         return self.torch.empty(n, dtype=getattr(self.torch, dtype), device=self.device)
 
     def full(self, n: int, value: float, dtype: str) -> Any:
