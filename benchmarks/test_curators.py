@@ -15,7 +15,7 @@ from math import log, sqrt
 import numpy as np
 import pytest
 
-from curbench.bench import one_torch_thread
+from curbench.bench.clock import one_torch_thread
 from curbench.curators import CURATORS, curator_class
 from curbench.types import Bank, Feedback, GroupStats
 
