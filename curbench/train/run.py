@@ -25,8 +25,9 @@ from curbench.record import RunRecord, previous_run, read_evaluations
 from curbench.signals import SIGNALS
 from curbench.stats import paired_difference
 from curbench.suites import Suite
-from curbench.train.grpo import GRPOActor, GRPOConfig
+from curbench.train.grpo import GRPOActor
 from curbench.train.policy import Policy, load_policy, prompt_view
+from curbench.train.settings import GRPOConfig
 from curbench.types import Bank
 
 

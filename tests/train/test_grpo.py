@@ -180,7 +180,7 @@ def test_token_weights_pick_the_tokens_of_the_loss(llama_folder):
     rollouts = actor.rollout(selection())
     weight = np.zeros(rollouts.logprob.shape)
     weight[7, 0] = 1.0
-    logprob = actor._logprob(rollouts, torch.tensor([7]))[0, 0]
+    logprob = actor._forward.logprob(rollouts, torch.tensor([7]))[0][0, 0]
     parameter = list(actor.policy.model.parameters())
     one = torch.autograd.grad(logprob, parameter, allow_unused=True)
     expected = [ADVANTAGE[7] * (torch.zeros_like(p) if g is None else g) for p, g in zip(parameter, one, strict=True)]
@@ -193,7 +193,7 @@ def test_token_weights_pick_the_tokens_of_the_loss(llama_folder):
 
 def group_gradients(actor, rollouts):
     """f32[B, P]: (1/G) sum_i A_i grad log pi(y_i), by autograd."""
-    logprob = actor._logprob(rollouts, torch.arange(B * G))
+    logprob = actor._forward.logprob(rollouts, torch.arange(B * G))[0]
     mask = torch.arange(logprob.shape[1]) < torch.tensor(rollouts.length)[:, None]
     value = (torch.from_numpy(ADVANTAGE).float()[:, None] * logprob * mask).sum(1).reshape(B, G).mean(1)
     parameter = list(actor.policy.model.parameters())
@@ -210,17 +210,17 @@ def test_alignment_is_the_product_with_the_weighted_gradient_of_the_batches_befo
     assert not first.alignment.any()
     gradient = group_gradients(actor, rollouts)
     v = 0.3 * torch.from_numpy(weight).float() @ gradient
-    found = torch.cat([one.flatten() for one in actor._target.values()])
+    found = torch.cat([one.flatten() for one in actor._target.v.values()])
     torch.testing.assert_close(found, v, rtol=1e-4, atol=1e-6)
     second = actor.update(rollouts, ADVANTAGE, ALL, Guidance(target=Target(None, 0.3)))
     expected = (gradient @ v).numpy()
     np.testing.assert_allclose(second.alignment, expected, rtol=0.02, atol=0.01 * np.abs(expected).max())
-    assert torch.equal(torch.cat([one.flatten() for one in actor._target.values()]), found)
+    assert torch.equal(torch.cat([one.flatten() for one in actor._target.v.values()]), found)
     moment = torch.cat([actor._optimizer.state[p]["exp_avg_sq"].flatten() for p in actor.policy.model.parameters()])
     gradient = group_gradients(actor, rollouts)
     conditioned = v / ((moment / 0.001).sqrt() + 1e-8)
     third = actor.update(rollouts, ADVANTAGE, ~ALL, Guidance(target=Target(None)))
-    old = actor._logprob(rollouts, torch.arange(B * G)).detach().numpy()
+    old = actor._forward.logprob(rollouts, torch.arange(B * G))[0].detach().numpy()
     drift = np.abs(old - rollouts.logprob).max()
     assert drift > 0  # the policy has moved since these rollouts, which the product must not see
     again = actor.update(replace(rollouts, logprob=old), ADVANTAGE, ~ALL, Guidance(target=Target(None)))
@@ -367,7 +367,7 @@ def test_gradient_proxies_order_a_groups_rollouts_better_than_lengths():
     exact = []
     for row in range(48):
         actor.policy.model.zero_grad()
-        actor._logprob(rollouts, torch.tensor([row]))[0, : int(rollouts.length[row])].sum().backward()
+        actor._forward.logprob(rollouts, torch.tensor([row]))[0][0, : int(rollouts.length[row])].sum().backward()
         exact.append(sum(float(p.grad.square().sum()) for p in actor.policy.model.parameters()))
 
     def agreement(weight):

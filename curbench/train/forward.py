@@ -1,0 +1,55 @@
+"""Log-probabilities of rollouts under the policy as it is now, in parts of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curbench.train.losses import length_mask
+from curbench.train.policy import Policy, completion_logprob
+from curbench.train.rollout import TokenRollouts
+from curbench.types import Array
+
+
+class Forward:
+    """Runs rollouts through the policy.
+
+    temperature  of sampling; log-probabilities are those of the distribution that was sampled from
+    micro_batch  rollouts per pass; bounds memory, never the result
+    """
+
+    def __init__(self, policy: Policy, *, temperature: float, micro_batch: int) -> None:
+        self.policy = policy
+        self.temperature = temperature
+        self.micro_batch = micro_batch
+
+    def parts(self, row: Array, length: Array) -> Iterator[Tensor]:
+        """Rows in parts of at most ``micro_batch``, rollouts of like length together so that little is padding."""
+        row = row[np.argsort(length[row], kind="stable")]
+        for start in range(0, row.size, self.micro_batch):
+            yield torch.from_numpy(np.sort(row[start : start + self.micro_batch])).to(self.policy.device)
+
+    def logprob(self, rollouts: TokenRollouts, row: Tensor) -> tuple[Tensor, Tensor]:
+        """(log-probabilities of the sampled tokens, 1 on them and 0 beyond), f32[len(row), longest of these rows].
+
+        Log-probabilities beyond the end of a rollout are meaningless. Gradients flow unless the caller forbids them.
+        """
+        length = rollouts.length[row.cpu().numpy()]
+        slot, group = torch.unique(rollouts.group[row], return_inverse=True)
+        width = int(length.max())
+        value = completion_logprob(
+            self.policy, rollouts.prompt.select(slot), group, rollouts.completion[row, :width], self.temperature
+        )
+        return value, length_mask(torch.tensor(length, device=value.device), width)
+
+    @torch.no_grad()
+    def all_logprob(self, rollouts: TokenRollouts, row: Array) -> Array:
+        """f32[R, L], log-probabilities of the rollouts ``row``, 0 beyond their lengths; the sampler's of all others."""
+        out = rollouts.logprob.copy()
+        for part in self.parts(row, rollouts.length):
+            value, mask = self.logprob(rollouts, part)
+            out[part.cpu().numpy(), : value.shape[1]] = (value * mask).cpu().numpy()
+        return out

@@ -1,0 +1,59 @@
+"""What a GRPO run can be told: one model of settings, apart from the language model and the seed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from curbench.averaging import Averaging
+from curbench.schedules import Schedule
+from curbench.train.length import LengthBudget
+from curbench.train.snr import SNRStep
+
+
+class GRPOConfig(BaseModel):
+    """Everything that an update, a rollout and an evaluation depend on, apart from the model and the seed.
+
+    ratio, aggregation, clip_low, clip_high   the loss, see ``curbench.train.losses``
+    learning_rate, beta1, beta2, weight_decay AdamW; grad_clip bounds the gradient's norm
+    schedule                                  what the rate is multiplied by over the run, see ``curbench.schedules``
+    snr                                       multiplies it further, by the gradient's signal-to-noise ratio
+    averaging                                 averaged weights are evaluated next to the last ones
+    length                                    token budget and length reward, see ``curbench.train.length``
+    epochs, minibatches                       passes over a batch, and optimiser steps per pass, each on whole groups
+    micro_batch                               rollouts per forward pass of an update; bounds memory, never the result
+    temperature, max_new_tokens               of sampling, in training and in evaluation
+    evaluation_problems                       held-out problems, spread evenly over the test split; None takes all
+    evaluation_samples, evaluation_seed       completions per held-out problem and the seed of their noise: keep both
+                                              equal across runs, so that evaluations are paired
+    evaluation_batch                          completions sampled at a time
+    threads                                   of torch, for the whole process; None leaves them alone. Equal bits need
+                                              an equal number
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ratio: Literal["token", "sequence"] = "token"
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    clip_low: float = Field(default=0.2, ge=0, lt=1)
+    clip_high: float = Field(default=0.2, ge=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Schedule = Schedule()
+    snr: SNRStep | None = None
+    averaging: Averaging | None = None
+    length: LengthBudget | None = None
+    grad_clip: float = Field(default=1.0, gt=0)
+    epochs: int = Field(default=1, ge=1)
+    minibatches: int = Field(default=1, ge=1)
+    micro_batch: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=20, ge=1)
+    evaluation_problems: int | None = Field(default=None, ge=1)
+    evaluation_samples: int = Field(default=1, ge=1)
+    evaluation_seed: int = Field(default=0, ge=0)
+    evaluation_batch: int = Field(default=512, ge=1)
+    threads: int | None = Field(default=None, ge=1)
