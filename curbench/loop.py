@@ -12,7 +12,18 @@ import numpy as np
 from curbench.advantage import group_advantage
 from curbench.curators.base import Curator
 from curbench.signals import CrossFit, Signal
-from curbench.types import ActorView, Array, Evaluation, Feedback, Guidance, Reward, Rollouts, Selection, UpdateReport
+from curbench.types import (
+    ActorView,
+    Array,
+    Evaluation,
+    Feedback,
+    GroupStats,
+    Guidance,
+    Reward,
+    Rollouts,
+    Selection,
+    UpdateReport,
+)
 
 State = dict[str, Any]
 
@@ -106,6 +117,38 @@ class Stopwatch:
         self._last = now
 
 
+def graded(
+    rollouts: Rollouts, reward: Reward, signal: Signal, estimator: str
+) -> tuple[Array, GroupStats, Array | None]:
+    """(advantage f64[R], statistics of the groups, bool[R] of the rollouts that train or None for all)."""
+    half = signal.trains_on(rollouts) if isinstance(signal, CrossFit) else None
+    return *group_advantage(rollouts, reward, estimator=estimator, among=half), half
+
+
+def use_of(
+    curator: Curator, rollouts: Rollouts, advantage: Array, stats: GroupStats, half: Array | None
+) -> tuple[Array, Guidance]:
+    """(bool[B], the groups that get a gradient; how): probes get none, and the other ``half`` measures."""
+    admitted = curator.admit(stats)
+    if rollouts.selection.probe is not None:
+        admitted = admitted & ~rollouts.selection.probe
+    guidance = curator.guide(rollouts, advantage)
+    return admitted, guidance if half is None else guidance.only(half)
+
+
+def feedback_on(curator: Curator, rollouts: Rollouts, stats: GroupStats, utility: Array, admitted: Array) -> Feedback:
+    """What the curator is told about its selection after the update."""
+    selection = rollouts.selection
+    return Feedback(
+        selection=selection,
+        stats=stats,
+        utility=utility,
+        admitted=admitted,
+        staleness=np.full(len(selection), curator.step - 1 - selection.step),
+        tokens=np.add.reduceat(rollouts.length, rollouts.offset[:-1]),
+    )
+
+
 def step(curator: Curator, actor: Actor, *, batch: int, signal: Signal, estimator: str = "grpo") -> StepResult:
     """One pass of the loop, in the order in which the data flow.
 
@@ -121,37 +164,22 @@ def step(curator: Curator, actor: Actor, *, batch: int, signal: Signal, estimato
     clock.lap("rollout")
     reward = actor.reward(rollouts)
     clock.lap("reward")
-    half = signal.trains_on(rollouts) if isinstance(signal, CrossFit) else None
-    advantage, stats = group_advantage(rollouts, reward, estimator=estimator, among=half)
+    advantage, stats, half = graded(rollouts, reward, signal, estimator)
     while (more := curator.refill(rollouts.selection, stats)) is not None:
         extra = actor.rollout(more)
         clock.lap("rollout")
         rollouts, reward = rollouts.join(extra), reward.join(actor.reward(extra))
         clock.lap("reward")
-        half = signal.trains_on(rollouts) if isinstance(signal, CrossFit) else None
-        advantage, stats = group_advantage(rollouts, reward, estimator=estimator, among=half)
-    selection = rollouts.selection
-    admitted = curator.admit(stats)
-    if selection.probe is not None:
-        admitted = admitted & ~selection.probe
-    guidance = curator.guide(rollouts, advantage)
-    if half is not None:
-        guidance = guidance.only(half)
+        advantage, stats, half = graded(rollouts, reward, signal, estimator)
+    admitted, guidance = use_of(curator, rollouts, advantage, stats, half)
     report = actor.update(rollouts, advantage, admitted, guidance)
     clock.lap("update")
     utility = signal(rollouts, reward, stats, report)
     clock.lap("signal")
-    feedback = Feedback(
-        selection=selection,
-        stats=stats,
-        utility=utility,
-        admitted=admitted,
-        staleness=np.full(len(selection), curator.step - 1 - selection.step),
-        tokens=np.add.reduceat(rollouts.length, rollouts.offset[:-1]),
-    )
+    feedback = feedback_on(curator, rollouts, stats, utility, admitted)
     curator.update(feedback)
     clock.lap("curator_update")
-    return StepResult(selection, rollouts, feedback, report, clock.seconds)
+    return StepResult(rollouts.selection, rollouts, feedback, report, clock.seconds)
 
 
 def run(

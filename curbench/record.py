@@ -286,9 +286,7 @@ class RunRecord:
             self._parts = []
         for log in (self._steps, self._evals):
             os.fsync(log.fileno())
-        array, scalar = flatten(state)
-        note = json.dumps({"spent": vars(spent), "scalars": scalar})  # one entry: safetensors orders several at random
-        write_atomic(self.directory / "checkpoint.safetensors", save(array, {"state": note}))
+        save_state(self.directory / "checkpoint.safetensors", state, spent=vars(spent))
         if self._board:
             self._board.flush()
 
@@ -303,18 +301,36 @@ class RunRecord:
             self.complete = True
 
 
+def save_state(path: Path, state: State, **note: Any) -> None:
+    """Replaces ``path`` by a safetensors file of a nested state, with a JSON note; a kill leaves the old or the new."""
+    array, scalar = flatten(state)
+    text = json.dumps({**note, "scalars": scalar})  # one entry: safetensors orders several at random
+    write_atomic(path, save(array, {"state": text}))
+
+
+def load_state(path: Path) -> tuple[State, dict[str, Any]]:
+    """(nested state, note) of what ``save_state`` wrote; raises ValueError, naming the file, if it is damaged."""
+    try:
+        with safe_open(path, "np") as file:
+            note = json.loads(file.metadata()["state"])
+            array = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        return unflatten(array | note.pop("scalars")), note
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}) and cannot be restored") from None
+
+
 def load_checkpoint(path: Path) -> tuple[Spent, State]:
     """(what was spent, nested state) of a checkpoint file.
 
     Raises ValueError, naming the file, if it is damaged.
     """
     try:
-        with safe_open(path, "np") as file:
-            note = json.loads(file.metadata()["state"])
-            array = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        return Spent(**note["spent"]), unflatten(array | note["scalars"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}) and cannot be resumed; choose another --out") from None
+        state, note = load_state(path)
+        return Spent(**note["spent"]), state
+    except ValueError as error:
+        raise ValueError(f"{error}; choose another --out") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); choose another --out") from None
 
 
 def _step_of(line: str) -> int:
