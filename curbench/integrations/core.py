@@ -130,7 +130,7 @@ class Ledger:
     >>> ledger = Ledger(Uniform(Bank(key=["a", "b", "c"], stratum=[0, 0, 1]), seed=1, batch=2, horizon=10, group=2))
     >>> ticket = ledger.select(2).ticket
     >>> ledger.observe(ticket, [1, 0, 0, 0], [True, False, False, False], length=[5, 7, 7, 7]).feedback.utility.round(3)
-    array([1., 0.])
+    array([0.707, 0.   ])
     """
 
     def __init__(
