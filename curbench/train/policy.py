@@ -215,17 +215,10 @@ def start(policy: Policy, prompt: Prompt, group: Tensor) -> tuple[Tensor, Any, T
     return out.logits[group, -1].float(), cache, prompt.mask[group], position[group, -1]
 
 
-def completion_logprob(
-    policy: Policy, prompt: Prompt, group: Tensor, completion: Tensor, temperature: float = 1.0
-) -> Tensor:
-    """f32[R, L], log-probability of every completion token given all before it, at a sampling temperature.
+def completion_logit(policy: Policy, prompt: Prompt, group: Tensor, completion: Tensor, temperature: float) -> Tensor:
+    """f32[R, L, V], logits of every completion token given all before it, divided by the temperature.
 
-    prompt      B prompts
-    group       i64[R], the prompt of each rollout
-    completion  i64[R, L], padded on the right; values at padded places are meaningless
-    temperature > 0; logits are divided by it
-
-    Gradients flow unless the caller forbids them. Equals, token by token, what the sampler reports for its own draws.
+    Arguments are those of ``completion_logprob``.
     """
     first, cache, mask, position = start(policy, prompt, group)
     logit = first[:, None]
@@ -240,5 +233,20 @@ def completion_logprob(
             use_cache=True,
         )
         logit = torch.cat([logit, out.logits.float()], dim=1)
-    logit = logit / temperature
+    return logit / temperature
+
+
+def completion_logprob(
+    policy: Policy, prompt: Prompt, group: Tensor, completion: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """f32[R, L], log-probability of every completion token given all before it, at a sampling temperature.
+
+    prompt      B prompts
+    group       i64[R], the prompt of each rollout
+    completion  i64[R, L], padded on the right; values at padded places are meaningless
+    temperature > 0; logits are divided by it
+
+    Gradients flow unless the caller forbids them. Equals, token by token, what the sampler reports for its own draws.
+    """
+    logit = completion_logit(policy, prompt, group, completion, temperature)
     return logit.gather(2, completion[:, :, None])[:, :, 0] - logit.logsumexp(2)

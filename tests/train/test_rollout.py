@@ -6,7 +6,7 @@ import torch
 
 from curbench import philox
 from curbench.train.policy import completion_logprob, decode, encode, load_policy
-from curbench.train.rollout import draw, sample, token_noise
+from curbench.train.rollout import Sampling, draw, sample, token_noise
 
 TEXT = ["Make 24 from 3 7 12:", "Make 9 from 4 5:", "Hi"]
 
@@ -20,7 +20,7 @@ def rollouts(policy, seed=0, group=(0, 0, 1, 1, 2, 2), width=12, temperature=1.0
     prompt, group = encode(policy, TEXT), torch.tensor(group)
     row = np.arange(len(group)) if row is None else np.array(row)
     noise = torch.from_numpy(token_noise(seed, philox.ROLLOUT, 0, row, width))
-    return prompt, group, sample(policy, prompt, group, noise, temperature=temperature)
+    return prompt, group, sample(policy, prompt, group, noise, Sampling(temperature))
 
 
 def reference_logprob(policy, prompt, completion, temperature=1.0):
@@ -105,7 +105,7 @@ def test_decoded_text_leaves_out_the_end_of_text(policy):
 def test_draws_follow_the_distribution():
     logit = torch.log(torch.tensor([0.5, 0.0, 0.3, 0.2]))
     uniform = torch.from_numpy(token_noise(3, philox.ROLLOUT, 0, np.arange(40_000), 1))[:, 0]
-    token, logprob, entropy, _ = draw(logit.expand(40_000, 4), uniform, 1.0)
+    token, logprob, _, entropy, _ = draw(logit.expand(40_000, 4), uniform, 1.0)
     share = np.bincount(token, minlength=4) / 40_000
     np.testing.assert_allclose(share, [0.5, 0.0, 0.3, 0.2], atol=0.0125)  # 5 standard errors
     np.testing.assert_allclose(logprob, logit[token], atol=1e-6)
