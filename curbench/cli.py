@@ -437,6 +437,7 @@ def train(
     budget_tokens: Annotated[int | None, typer.Option(help="Stop after this many generated tokens.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept, as SUITE/CURATOR/SEED.")] = Path("runs"),
     model: Annotated[str | None, typer.Option(help="Local Hugging Face folder; default: a base model of ours.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Who samples: builtin or vllm.")] = None,
     features: Features = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 1,
     setting: Set = [],  # noqa: B006  # typer copies it
@@ -453,6 +454,7 @@ def train(
     suite, curators = split_work(work, "SUITE", "CURATOR")
     common = parse_settings(setting)
     option = {"budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens, "model": model, "features": features}
+    option |= {"engine": engine}
     option = {name: value for name, value in option.items() if value is not None}
     for name in common:
         if name in SET_ELSEWHERE:

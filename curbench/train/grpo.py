@@ -16,7 +16,7 @@ from curbench.suites import Suite
 from curbench.train.forward import Forward
 from curbench.train.objective import Objective
 from curbench.train.policy import Policy, Prompt, decode, encode, prompt_view
-from curbench.train.rollout import Sample, TokenRollouts, sample, token_noise
+from curbench.train.rollout import BuiltinEngine, Engine, Noise, TokenRollouts
 from curbench.train.settings import GRPOConfig
 from curbench.train.snr import SignalToNoise
 from curbench.train.target import TargetGradient
@@ -42,11 +42,21 @@ class GRPOActor:
     train   suite whose bank the selections index
     test    suite of held-out problems
     seed    64-bit seed of all sampling: key of the noise, with step, rollout and position as counter
+    engine  who draws completions of the policy; None: the built-in one
 
     ``progress`` is the loop's: schedules of the learning rate and of the token budget read it.
     """
 
-    def __init__(self, policy: Policy, train: Suite, test: Suite, *, seed: int, config: GRPOConfig) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        train: Suite,
+        test: Suite,
+        *,
+        seed: int,
+        config: GRPOConfig,
+        engine: Engine | None = None,
+    ) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.policy = policy
@@ -56,6 +66,7 @@ class GRPOActor:
         self._train = train
         self._test = test
         self._seed = seed
+        self._engine = engine or BuiltinEngine(policy, config.sampling, rows=config.rollout_batch)
         self._rollout_step = 0
         self._snr = SignalToNoise(config.snr) if config.snr else None
         self._average = CheckpointAverage(config.averaging) if config.averaging else None
@@ -87,12 +98,10 @@ class GRPOActor:
             )
         prompt = self._encode(self._train, selection.problem)
         group = np.repeat(np.arange(len(selection)), selection.rollouts)
-        noise = token_noise(
-            self._seed, philox.ROLLOUT, self._rollout_step, np.arange(group.size), self.config.max_new_tokens
-        )
-        self._rollout_step += 1
         slot = torch.from_numpy(group).to(self.policy.device)
-        drawn = self._sample(prompt, slot, noise)
+        noise = Noise(self._seed, philox.ROLLOUT, self._rollout_step, np.arange(group.size))
+        drawn = self._engine.sample(prompt, slot, noise)
+        self._rollout_step += 1
         return TokenRollouts(
             selection=selection,
             offset=np.concatenate([[0], np.cumsum(selection.rollouts)]),
@@ -103,6 +112,7 @@ class GRPOActor:
             group=slot,
             completion=drawn.completion,
             logprob=drawn.logprob.cpu().numpy(),
+            sampler_logprob=drawn.sampler_logprob.cpu().numpy(),
             entropy=drawn.entropy.cpu().numpy(),
         )
 
@@ -118,10 +128,6 @@ class GRPOActor:
         text = [suite.prompt(int(i)) for i in problem]
         budget = self.config.length
         return encode(self.policy, text if budget is None else [budget.instruct(one, self.progress) for one in text])
-
-    def _sample(self, prompt: Prompt, group: Tensor, noise: Array) -> Sample:
-        uniform = torch.from_numpy(noise).to(self.policy.device)
-        return sample(self.policy, prompt, group, uniform, temperature=self.config.temperature)
 
     def _verify(self, suite: Suite, problem: Array, completion: Tensor, length: Array) -> Reward:
         text = decode(self.policy, completion, length.tolist())
@@ -148,6 +154,11 @@ class GRPOActor:
         if guidance.weight is not None:
             weight = np.broadcast_to(guidance.weight.reshape(value.size, -1), rollouts.logprob.shape)
             value = value * weight.any(axis=1)
+        if self.config.importance_cap is not None:
+            # In float64: the ratio to what a sampler of other arithmetic drew from may be large before it is cut.
+            ratio = np.exp(rollouts.logprob.astype(np.float64) - rollouts.sampler_logprob)
+            ratio = np.minimum(ratio, self.config.importance_cap)
+            weight = ratio if weight is None else weight * ratio
         group = np.repeat(np.arange(len(admitted)), np.diff(rollouts.offset))
         sums: dict[str, float] = {}
         steps = 0
@@ -159,6 +170,8 @@ class GRPOActor:
                         sums[name] = sums.get(name, 0.0) + number
                     steps += 1
         self.policy_step += steps > 0
+        if steps:
+            self._engine.changed()
         if self._average is not None and self._average.due(self._rollout_step):
             self._average.add({name: _to_array(p) for name, p in self._parameter.items()})
         metrics = self._metrics(rollouts, sums, steps)
@@ -232,6 +245,7 @@ class GRPOActor:
             "log_ratio_sq": sums.get("log_ratio_sq", 0.0) / tokens,
             "entropy": -float(rollouts.logprob.sum()) / float(rollouts.length.sum()),
             "learning_rate": sums.get("learning_rate", 0.0) / max(steps, 1),
+            "sampler_gap": float(np.abs(rollouts.logprob - rollouts.sampler_logprob).sum() / rollouts.length.sum()),
             **self._schedule_metrics(),
         }
 
@@ -259,11 +273,13 @@ class GRPOActor:
         averaged = self._evaluate()
         for name, p in self._parameter.items():
             p.data.copy_(kept[name])
+        self._engine.changed()
         return replace(last, averaged=averaged)
 
     def _set(self, parameter: dict[str, Array]) -> None:
         for name, p in self._parameter.items():
             p.data.copy_(torch.from_numpy(np.array(parameter[name])))
+        self._engine.changed()
 
     def _evaluate(self) -> Evaluation:
         config = self.config
@@ -275,7 +291,10 @@ class GRPOActor:
         tokens = 0
         for begin in range(0, index.size, config.evaluation_batch):
             row = np.arange(begin, min(begin + config.evaluation_batch, index.size))
-            drawn = self._evaluate_rows(problem[index[row]], row)
+            distinct, group = np.unique(problem[index[row]], return_inverse=True)
+            slot = torch.from_numpy(group).to(self.policy.device)
+            noise = Noise(config.evaluation_seed, philox.EVALUATION, 0, row)
+            drawn = self._engine.draw(self._encode(self._test, distinct), slot, noise)
             length = drawn.length.cpu().numpy()
             tokens += int(length.sum())
             success[row] = self._verify(self._test, problem[index[row]], drawn.completion, length).success
@@ -285,12 +304,6 @@ class GRPOActor:
             tokens=tokens,
             stratum=bank.stratum[problem],
         )
-
-    def _evaluate_rows(self, problem: Array, row: Array) -> Sample:
-        distinct, group = np.unique(problem, return_inverse=True)
-        prompt = self._encode(self._test, distinct)
-        noise = token_noise(self.config.evaluation_seed, philox.EVALUATION, 0, row, self.config.max_new_tokens)
-        return self._sample(prompt, torch.from_numpy(group).to(self.policy.device), noise)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue exactly: weights, moments and counters as arrays and integers.

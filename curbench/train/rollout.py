@@ -1,7 +1,7 @@
 """Rollout engines: who draws completions, and the one that is built in.
 
-Engines share one interface, ``Engine``. The built-in one samples with the policy itself, in batches with a shared prompt
-cache; ``vllm_engine`` hands the work to vLLM. Whatever drew a completion, two log-probabilities of each token are known:
+Engines share one interface, ``Engine``. The built-in one samples with the policy itself, in batches with a shared
+prompt cache; ``vllm_engine`` hands the work to vLLM. Whoever drew, two log-probabilities of each token are known:
 
 logprob          of the policy at the sampling temperature, over the whole vocabulary: log pi(y_t), the denominator of
                  the ratio in the loss, and what a later pass of the policy over the completion gives again
@@ -9,9 +9,9 @@ sampler_logprob  of the distribution that the engine drew from: after top-p, ren
                  arithmetic. Equal to ``logprob`` for the built-in engine at top_p = 1
 
 The randomness of a token is a pure function of (seed, stream, step, rollout, position), so it does not depend on the
-batch, on what was sampled before or on a generator that would have to be saved. The built-in engine takes a token as the
-inverse of the cumulative distribution at that number: two policies that differ little then draw mostly the same tokens,
-which makes paired evaluations sharp.
+batch, on what was sampled before or on a generator that would have to be saved. The built-in engine takes a token as
+the inverse of the cumulative distribution at that number: two policies that differ little then draw mostly the same
+tokens, which makes paired evaluations sharp.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class TokenRollouts(Rollouts):
 
 @dataclass(frozen=True)
 class Sample:
-    """Sampled completions: completion i64[R, L], length i64[R] with the token that ended it; what lies beyond is padding.
+    """Sampled completions: completion i64[R, L], length i64[R] with what ended them; padding lies beyond.
 
     logprob, sampler_logprob, entropy  f32[R, L], as in ``TokenRollouts``
     gradient_sq  f64[R], sum over tokens of |e_token - pi|^2, the squared gradient of its log-probability with respect
@@ -124,11 +124,23 @@ class Noise(NamedTuple):
     row: Array
 
 
+class Drawn(NamedTuple):
+    """What an engine drew: completion i64[R, L], its log-probability f32[R, L] there, 0 beyond length i64[R]."""
+
+    completion: Tensor
+    logprob: Tensor
+    length: Tensor
+
+
 class Engine(Protocol):
     """Who draws completions of a policy."""
 
-    def sample(self, prompt: Prompt, group: Tensor, noise: Noise) -> Sample:
+    def draw(self, prompt: Prompt, group: Tensor, noise: Noise) -> Drawn:
         """One completion per row of ``group`` i64[R], the prompt of each; equal noise gives equal completions."""
+        ...
+
+    def sample(self, prompt: Prompt, group: Tensor, noise: Noise) -> Sample:
+        """The same completions, and what the policy makes of them."""
         ...
 
     def changed(self) -> None:
@@ -144,6 +156,10 @@ class BuiltinEngine:
 
     def __init__(self, policy: Policy, sampling: Sampling, *, rows: int | None = None) -> None:
         self._policy, self._sampling, self._rows = policy, sampling, rows
+
+    def draw(self, prompt: Prompt, group: Tensor, noise: Noise) -> Drawn:
+        drawn = self.sample(prompt, group, noise)
+        return Drawn(drawn.completion, drawn.sampler_logprob, drawn.length)
 
     def sample(self, prompt: Prompt, group: Tensor, noise: Noise) -> Sample:
         count = self._rows or len(group)
@@ -189,14 +205,6 @@ def rollout_seed(noise: Noise) -> Array:
     index = np.asarray(noise.row, np.uint64) << np.uint64(32)
     word = philox.words(np.uint64(noise.seed), noise.stream, noise.step, index).astype(np.uint64)
     return ((word[:, 0] | word[:, 1] << np.uint64(32)) >> np.uint64(1)).astype(np.int64)
-
-
-class Drawn(NamedTuple):
-    """What an engine drew: completion i64[R, L], its log-probability f32[R, L] there, 0 beyond length i64[R]."""
-
-    completion: Tensor
-    logprob: Tensor
-    length: Tensor
 
 
 class Draw(NamedTuple):
@@ -305,15 +313,17 @@ def sample(policy: Policy, prompt: Prompt, group: Tensor, uniform: Tensor, sampl
         )
         logit = out.logits[:, -1].float()
     longest = int(length.max())
-    trimmed = (value[:, :longest] for value in (completion, logprob, sampler_logprob, entropy))
-    return Sample(*trimmed, length, gradient_sq)
+    completion, logprob, sampler_logprob, entropy = (
+        value[:, :longest] for value in (completion, logprob, sampler_logprob, entropy)
+    )
+    return Sample(completion, logprob, sampler_logprob, entropy, length, gradient_sq)
 
 
 @torch.no_grad()
 def rescore(
     policy: Policy, prompt: Prompt, group: Tensor, drawn: Drawn, temperature: float, *, rows: int | None = None
 ) -> Sample:
-    """What ``sample`` would have said of completions that another engine drew, in a pass of the policy over them.
+    """What ``sample`` would have said of completions that another engine drew, from a pass of the policy over them.
 
     drawn  with the log-probabilities of that engine
     rows   completions at a time; None takes all at once

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -26,8 +26,10 @@ from curbench.signals import SIGNALS
 from curbench.stats import paired_difference
 from curbench.suites import Suite
 from curbench.train.grpo import GRPOActor
-from curbench.train.policy import Policy, load_policy, prompt_view
+from curbench.train.policy import Policy, load_policy, prompt_view, shipped_base
+from curbench.train.rollout import Engine
 from curbench.train.settings import GRPOConfig
+from curbench.train.vllm_engine import VLLMEngine, VLLMSetting
 from curbench.types import Bank
 
 
@@ -44,6 +46,7 @@ class TrainSpec(BaseModel):
     features           what neural curators are told of a problem (``features.SOURCES``), hidden states being
                        those of the model before training; None: what the suite ships
     curator_set        hyper-parameters of the curator, as texts
+    engine, vllm       who samples, and the settings of vLLM's engine, see ``curbench.train.vllm_engine``
     grpo               the actor's own settings
     """
 
@@ -64,6 +67,8 @@ class TrainSpec(BaseModel):
     checkpoint_every: int = Field(20, ge=1)
     features: str | None = None
     curator_set: dict[str, str] = {}
+    engine: Literal["builtin", "vllm"] = "builtin"
+    vllm: VLLMSetting = VLLMSetting()
     grpo: GRPOConfig = GRPOConfig()
 
     @model_validator(mode="after")
@@ -149,6 +154,17 @@ def check(specs: list[TrainSpec], out: Path, *, resume: bool = False) -> None:
         make_curator(spec, bank[spec.suite], seed=0)
 
 
+def make_engine(spec: TrainSpec, policy: Policy) -> Engine | None:
+    """The engine of a spec for a policy; None is the actor's own.
+
+    Raises ModuleNotFoundError without vLLM, ValueError for a model that it cannot run.
+    """
+    if spec.engine == "builtin":
+        return None
+    folder = shipped_base(spec.suite) if spec.model is None else spec.model
+    return VLLMEngine(policy, spec.grpo.sampling, folder, spec.vllm, rows=spec.grpo.rollout_batch)
+
+
 def train(
     spec: TrainSpec, out: Path, *, resume: bool = False, progress: Callable[[Spent], None] = lambda spent: None
 ) -> dict[str, Any]:
@@ -162,7 +178,8 @@ def train(
     suite, test = suites.load(spec.suite, "train"), suites.load(spec.suite, "test")
     policy = load_policy(spec.model, spec.suite)
     curator = make_curator(spec, featured_bank(spec, suite, policy, out), curator_seed)
-    actor = GRPOActor(policy, suite, test, seed=actor_seed, config=spec.grpo)
+    engine = make_engine(spec, policy)
+    actor = GRPOActor(policy, suite, test, seed=actor_seed, config=spec.grpo, engine=engine)
     record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume)
     if not record.complete:
         if record.state is not None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from curbench.averaging import Averaging
 from curbench.schedules import Schedule
 from curbench.train.length import LengthBudget
+from curbench.train.rollout import Sampling
 from curbench.train.snr import SNRStep
+
+
+def _listed(value: Any) -> Any:
+    """A text of the command line as a list: JSON if it begins with a bracket, else as its only entry."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.startswith("[") else [value]
+
+
+Listed = BeforeValidator(_listed)
 
 
 class GRPOConfig(BaseModel):
@@ -23,7 +35,15 @@ class GRPOConfig(BaseModel):
     length                                    token budget and length reward, see ``curbench.train.length``
     epochs, minibatches                       passes over a batch, and optimiser steps per pass, each on whole groups
     micro_batch                               rollouts per forward pass of an update; bounds memory, never the result
-    temperature, max_new_tokens               of sampling, in training and in evaluation
+    temperature, top_p, max_new_tokens        of sampling, in training and in evaluation; the loss is that of the whole
+                                              vocabulary's distribution at the temperature, whatever top_p
+    stop, stop_tokens                         texts and ids that end a completion, beside the end of text: one, or a
+                                              JSON list; it keeps what ended it
+    rollout_batch                             completions that the policy samples, or passes over after another engine
+                                              sampled them, at a time; None takes all
+    importance_cap                            weigh every token by pi / (what the engine drew from), at most this much:
+                                              truncated importance sampling (Ionides 2008) for top_p < 1 and for
+                                              engines of other arithmetic; None leaves the difference uncorrected
     evaluation_problems                       held-out problems, spread evenly over the test split; None takes all
     evaluation_samples, evaluation_seed       completions per held-out problem and the seed of their noise: keep both
                                               equal across runs, so that evaluations are paired
@@ -51,9 +71,19 @@ class GRPOConfig(BaseModel):
     minibatches: int = Field(default=1, ge=1)
     micro_batch: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     max_new_tokens: int = Field(default=20, ge=1)
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Listed] = ()
+    stop_tokens: Annotated[tuple[int, ...], Listed] = ()
+    rollout_batch: int | None = Field(default=None, ge=1)
+    importance_cap: float | None = Field(default=None, ge=1)
     evaluation_problems: int | None = Field(default=None, ge=1)
     evaluation_samples: int = Field(default=1, ge=1)
     evaluation_seed: int = Field(default=0, ge=0)
     evaluation_batch: int = Field(default=512, ge=1)
     threads: int | None = Field(default=None, ge=1)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are drawn."""
+        return Sampling(self.temperature, self.top_p, self.max_new_tokens, self.stop, self.stop_tokens)

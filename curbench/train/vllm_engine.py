@@ -1,9 +1,9 @@
 """Rollouts by vLLM, in the process that trains: the weights are pushed to its engine whenever they have changed.
 
 Every rollout is a request with a seed of its own, a function of (seed, stream, step, rollout), so equal seeds draw the
-same on the same machine; rollouts of a group share their prompt through vLLM's prefix cache, which is emptied with every
-push. vLLM's arithmetic is not that of the policy: its log-probabilities are kept as ``sampler_logprob``, and the policy
-passes over the completions once for its own, which the loss uses.
+same on the same machine; rollouts of a group share their prompt through vLLM's prefix cache, which is emptied with
+every push. vLLM's arithmetic is not that of the policy: its log-probabilities are kept as ``sampler_logprob``, and the
+policy passes over the completions once for its own, which the loss uses.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class VLLMEngine:
         """The weights will be pushed before the next sample."""
         self._stale = True
 
-    def sample(self, prompt: Prompt, group: Tensor, noise: Noise) -> Sample:
+    def draw(self, prompt: Prompt, group: Tensor, noise: Noise) -> Drawn:
         """One completion per row of ``group``, see ``rollout.Engine``.
 
         Raises ValueError if a prompt and the longest completion are more than vLLM's ``max_model_len``.
@@ -115,8 +115,11 @@ class VLLMEngine:
         token = [row[mask == 1].tolist() for row, mask in zip(prompt.id, prompt.mask, strict=True)]
         request = [{"prompt_token_ids": token[slot]} for slot in group.tolist()]
         params = [self._params(seed=seed, **self._request) for seed in rollout_seed(noise).tolist()]
-        output = [one.outputs[0] for one in self._llm.generate(request, params, use_tqdm=False)]
-        drawn = self._padded(output)
+        return self._padded([one.outputs[0] for one in self._llm.generate(request, params, use_tqdm=False)])
+
+    def sample(self, prompt: Prompt, group: Tensor, noise: Noise) -> Sample:
+        """The same completions, and what the policy makes of them in a pass over them."""
+        drawn = self.draw(prompt, group, noise)
         return rescore(self._policy, prompt, group, drawn, self._sampling.temperature, rows=self._rows)
 
     def push(self) -> None:

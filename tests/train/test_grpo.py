@@ -377,6 +377,30 @@ def test_gradient_proxies_order_a_groups_rollouts_better_than_lengths():
     assert agreement(rollouts.gradient_sq) > 0.5 > agreement(rollouts.length)
 
 
+def test_what_was_drawn_from_elsewhere_is_weighed_by_truncated_importance_ratios(llama_folder):
+    actor = make_actor(llama_folder, importance_cap=1.5, learning_rate=1e-3)
+    rollouts = actor.rollout(selection())
+    gap = np.linspace(-0.5, 1, rollouts.logprob.size, dtype=np.float32).reshape(rollouts.logprob.shape)
+    elsewhere = replace(rollouts, sampler_logprob=rollouts.logprob - gap)
+    assert actor.update(elsewhere, ADVANTAGE, ALL).metrics["sampler_gap"] > 0.1
+    other = make_actor(llama_folder, learning_rate=1e-3)
+    other.update(rollouts, ADVANTAGE, ALL, Guidance(weight=np.minimum(np.exp(gap), 1.5)))
+    np.testing.assert_allclose(weights(actor), weights(other), atol=1e-6)
+    plain = make_actor(llama_folder, learning_rate=1e-3)
+    plain.update(elsewhere, ADVANTAGE, ALL)
+    assert not torch.allclose(weights(actor), weights(plain), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("</answer>", ("</answer>",)), ('["a", "b"]', ("a", "b")), ("[3, 4]", None)]
+)
+def test_stops_are_one_text_or_a_json_list(value, expected):
+    if expected is None:
+        assert GRPOConfig(stop_tokens=value).sampling.stop_token == (3, 4)
+    else:
+        assert GRPOConfig(stop=value).sampling.stop == expected
+
+
 def test_metrics_are_finite_and_always_the_same(llama_folder):
     actor = make_actor(llama_folder)
     rollouts = actor.rollout(selection())
@@ -391,6 +415,7 @@ def test_metrics_are_finite_and_always_the_same(llama_folder):
         "log_ratio_sq",
         "entropy",
         "learning_rate",
+        "sampler_gap",
     }
     assert set(idle) == set(busy) == names
     assert np.isfinite([*idle.values(), *busy.values()]).all()

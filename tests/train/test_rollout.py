@@ -6,7 +6,18 @@ import torch
 
 from curbench import philox
 from curbench.train.policy import completion_logprob, decode, encode, load_policy
-from curbench.train.rollout import Sampling, draw, sample, token_noise
+from curbench.train.rollout import (
+    BuiltinEngine,
+    Drawn,
+    Noise,
+    Sampling,
+    draw,
+    nucleus,
+    rescore,
+    rollout_seed,
+    sample,
+    token_noise,
+)
 
 TEXT = ["Make 24 from 3 7 12:", "Make 9 from 4 5:", "Hi"]
 
@@ -16,11 +27,11 @@ def policy(llama_folder):
     return load_policy(llama_folder)
 
 
-def rollouts(policy, seed=0, group=(0, 0, 1, 1, 2, 2), width=12, temperature=1.0, row=None):
+def rollouts(policy, seed=0, group=(0, 0, 1, 1, 2, 2), width=12, temperature=1.0, row=None, **sampling):
     prompt, group = encode(policy, TEXT), torch.tensor(group)
     row = np.arange(len(group)) if row is None else np.array(row)
     noise = torch.from_numpy(token_noise(seed, philox.ROLLOUT, 0, row, width))
-    return prompt, group, sample(policy, prompt, group, noise, Sampling(temperature))
+    return prompt, group, sample(policy, prompt, group, noise, Sampling(temperature, **sampling))
 
 
 def reference_logprob(policy, prompt, completion, temperature=1.0):
@@ -116,6 +127,102 @@ def test_the_extreme_uniforms_draw_tokens_of_positive_probability():
     logit = torch.log(torch.tensor([[0.0, 0.4, 0.6, 0.0]])).expand(2, 4)
     token, *_ = draw(logit, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), 1.0)
     assert token.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9])
+def test_the_nucleus_is_the_smallest_set_of_the_likeliest_tokens_that_reaches_top_p(top_p):
+    rng = np.random.default_rng(0)
+    for probability in rng.dirichlet(np.full(30, 0.3), 20):
+        kept = nucleus(torch.from_numpy(probability)[None], top_p)[0].numpy()
+        assert probability[kept].sum() >= top_p
+        assert probability[kept].sum() - probability[kept].min() < top_p
+        assert kept.all() or probability[kept].min() >= probability[~kept].max()
+
+
+def test_draws_from_a_nucleus_follow_the_renormalised_distribution():
+    logit = torch.log(torch.tensor([0.15, 0.0, 0.5, 0.05, 0.3]))
+    uniform = torch.from_numpy(token_noise(3, philox.ROLLOUT, 0, np.arange(40_000), 1))[:, 0]
+    drawn = draw(logit.expand(40_000, 5), uniform, 1.0, 0.75)
+    share = np.bincount(drawn.token, minlength=5) / 40_000
+    np.testing.assert_allclose(share, [0.0, 0.0, 0.625, 0.0, 0.375], atol=0.0121)  # 5 standard errors
+    np.testing.assert_allclose(drawn.logprob, logit[drawn.token], atol=1e-6)
+    np.testing.assert_allclose(drawn.sampler_logprob, logit[drawn.token] - np.log(0.8), atol=1e-6)
+    policy_entropy = -sum(p * np.log(p) for p in (0.15, 0.5, 0.05, 0.3))
+    np.testing.assert_allclose(drawn.entropy, policy_entropy, rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_with_top_p_both_log_probabilities_equal_their_definitions(policy, temperature):
+    prompt, group, drawn = rollouts(policy, temperature=temperature, top_p=0.6)
+    for i, slot in enumerate(group):
+        text, n = prompt.id[slot][prompt.mask[slot] == 1], drawn.length[i]
+        full = torch.cat([text, drawn.completion[i, :n]])[None]
+        with torch.no_grad():
+            logit = policy.model(input_ids=full, use_cache=False).logits[0].double() / temperature
+        probability = logit.softmax(-1)[len(text) - 1 : -1]
+        order = probability.sort(dim=1, descending=True)[0]
+        mass = torch.stack([p[: 1 + int((p.cumsum(0) < 0.6).sum())].sum() for p in order])
+        of_token = probability.gather(1, drawn.completion[i, :n, None])[:, 0]
+        # float32 sums over 32-wide layers; the mass moves by as much
+        np.testing.assert_allclose(drawn.logprob[i, :n], of_token.log(), atol=2e-5)
+        np.testing.assert_allclose(drawn.sampler_logprob[i, :n], (of_token / mass).log(), atol=4e-5)
+        assert not drawn.sampler_logprob[i, n:].any()
+
+
+def test_a_stop_text_ends_a_completion_with_the_token_that_makes_it(policy):
+    _, _, free = rollouts(policy, group=(0,) * 60, width=12)
+    text = [decode(policy, free.completion[i : i + 1], [int(free.length[i])])[0] for i in range(60)]
+    stop = (text[7][2:4], text[9][5])
+    _, _, drawn = rollouts(policy, group=(0,) * 60, width=12, stop=stop)
+    shorter = 0
+    for i in range(60):
+        held = (decode(policy, free.completion[i : i + 1], [n])[0] for n in range(1, int(free.length[i]) + 1))
+        expected = next((n for n, one in enumerate(held, 1) if any(s in one for s in stop)), int(free.length[i]))
+        assert drawn.length[i] == expected
+        assert torch.equal(drawn.completion[i, :expected], free.completion[i, :expected])
+        shorter += expected < free.length[i]
+    assert shorter >= 2
+
+
+def test_a_stop_token_ends_a_completion_and_stays_in_it(policy):
+    _, _, free = rollouts(policy, group=(0,) * 30, width=8)
+    end = int(free.completion[4, 3])
+    _, _, drawn = rollouts(policy, group=(0,) * 30, width=8, stop_token=(end,))
+    at = (free.completion == end).float()
+    expected = torch.where(at.any(1), at.argmax(1) + 1, free.length).minimum(free.length)
+    assert torch.equal(drawn.length, expected)
+    assert (drawn.length < free.length).any()
+
+
+def test_rows_at_a_time_bound_the_batch_and_not_the_result(policy):
+    prompt, group = encode(policy, TEXT), torch.tensor([0, 0, 1, 1, 2, 2, 0])
+    noise = Noise(5, philox.ROLLOUT, 3, np.arange(7))
+    whole, parts = (BuiltinEngine(policy, Sampling(), rows=n).sample(prompt, group, noise) for n in (None, 3))
+    assert torch.equal(whole.completion, parts.completion)
+    assert torch.equal(whole.length, parts.length)
+    np.testing.assert_allclose(whole.logprob, parts.logprob, atol=2e-5)
+    np.testing.assert_allclose(whole.gradient_sq, parts.gradient_sq, atol=1e-4)
+    drawn = BuiltinEngine(policy, Sampling()).draw(prompt, group, noise)
+    assert torch.equal(drawn.logprob, whole.sampler_logprob)
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+def test_what_the_policy_says_of_completions_drawn_elsewhere_is_what_its_sampler_says(policy, rows):
+    prompt, group, drawn = rollouts(policy, temperature=0.8)
+    elsewhere = Drawn(drawn.completion, torch.full_like(drawn.logprob, -1.5), drawn.length)
+    again = rescore(policy, prompt, group, elsewhere, 0.8, rows=rows)
+    for name in ("logprob", "entropy", "gradient_sq"):
+        np.testing.assert_allclose(getattr(again, name), getattr(drawn, name), atol=5e-5)
+    assert (again.sampler_logprob == -1.5).all()
+
+
+def test_seeds_of_rollouts_are_keyed_by_seed_stream_step_and_row():
+    row = np.arange(100)
+    key = [(1, philox.ROLLOUT, 0), (2, philox.ROLLOUT, 0), (1, philox.EVALUATION, 0), (1, philox.ROLLOUT, 1)]
+    seed = np.stack([rollout_seed(Noise(*one, row)) for one in key])
+    assert np.unique(seed).size == seed.size
+    assert seed.min() >= 0
+    np.testing.assert_array_equal(rollout_seed(Noise(*key[0], row[50:])), seed[0, 50:])
 
 
 def test_noise_is_keyed_by_seed_stream_step_row_and_position():
