@@ -179,6 +179,7 @@ def learn(
     features: Features = None,
     setting: Set = [],  # noqa: B006  # typer copies it
     out: Annotated[Path | None, typer.Option("--out", help="Where results are kept; what is there is kept.")] = None,
+    log: Annotated[bool, typer.Option("--log", help="With --out: keep every step too, for curbench replay.")] = False,
     jobs: Annotated[int | None, typer.Option(help="With --out, curators side by side; default one per core.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -195,7 +196,10 @@ def learn(
         label: {} if name == GREEDY else settings_of(name, given, list(named.values())) for label, name in named.items()
     }
     budget = {"steps": steps, "rollouts": budget_rollouts, "tokens": budget_tokens, "features": features}
+    if log and out is None:
+        raise ValueError("--log keeps steps beside the results: give --out DIR as well")
     asked = {"batch": batch, "group": group, "instance_seed": instance_seed, "delay": delay, "seeds": seeds} | budget
+    asked["log"] = log
     units = read({"learners": learner, "curators": own} | asked)
     if out:
         _run_units([*units], out, jobs, "pool", as_json)
@@ -487,6 +491,36 @@ def train(
 
         for row in run_grid(specs, out, jobs=jobs, resume=resume, progress=progress, preparing=preparing):
             emit(row) if as_json else print(describe(row))
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of one run: of train, or of learn --log.")],
+    curator: Annotated[str, typer.Option(metavar="CURATOR[,CURATOR...]", help="Whose selections are to be valued.")],
+    signal: Annotated[str | None, typer.Option(help="Utility, if not the logged one.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Simulated selections per step, where needed.")] = 32,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
+    setting: Set = [],  # noqa: B006  # typer copies it
+    as_json: Json = False,
+) -> None:
+    """Value other curators' selections, one step at a time, at the actor states that a logged run visited."""
+    from curbench.config import parse_settings, settings_of, split_work
+    from curbench.console import table
+    from curbench.curators import split_admission
+    from curbench.replay import read_log, replay_run
+    from curbench.replay.replay import HEAD, NOT_A_TRAJECTORY, cells
+
+    _, labels = split_work(f"RUN/{curator}", "RUN", "CURATOR")
+    given, named = parse_settings(setting), {label: split_admission(label)[0] for label in labels}
+    own = {label: settings_of(name, given, list(named.values())) for label, name in named.items()}
+    log = read_log(run, signal=signal)
+    rows = [replay_run(log, label, hyper=own[label], draws=draws, level=level) for label in labels]
+    if as_json:
+        for row in rows:
+            emit(row)
+        return
+    print(table(HEAD, [line for row in rows for line in cells(row)]))
+    print(f"{rows[0]['signal']}, {level:.0%} intervals over {rows[0]['steps']} steps: {NOT_A_TRAJECTORY}")
 
 
 @app.command()

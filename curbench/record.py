@@ -26,6 +26,9 @@ from curbench.types import Evaluation
 
 State = dict[str, Any]
 
+GROUP = ("success", "mean", "var", "abs_advantage", "degenerate", "length")
+"""Statistics of a group (``types.GroupStats``) that a record keeps beside its number of rollouts."""
+
 
 def flatten(state: State, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(arrays, scalars) of a nested state, keyed by their path.
@@ -233,13 +236,16 @@ class RunRecord:
             {
                 "step": np.full(count, spent.steps),
                 "ticket": np.full(count, selection.ticket),
+                "design": np.full(count, selection.design),
                 "problem": selection.problem,
                 "propensity": selection.propensity,
                 "candidate_propensity": np.full(count, selection.candidate_propensity),
+                "probe": np.zeros(count, bool) if selection.probe is None else selection.probe,
                 "rollouts": selection.rollouts,
-                "success": stats.success,
+                **{name: getattr(stats, name) for name in GROUP},
                 "utility": feedback.utility,
                 "admitted": feedback.admitted,
+                "staleness": feedback.staleness,
                 "tokens": feedback.tokens,
             }
         )

@@ -64,6 +64,7 @@ class ActorCurator(Curator):
 
     signal = "policy_improvement"
     neural = True
+    on_policy = True
 
     def __init__(
         self,

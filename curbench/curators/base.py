@@ -67,6 +67,9 @@ class Curator(ABC):
     filters: ClassVar[bool] = False
     """Whether admission is part of the method, whatever the rule it is given."""
 
+    on_policy: bool = False
+    """Whether it learns from its own selections only: it keeps something of a draw that its feedback lacks."""
+
     def __init__(
         self, bank: Bank, *, seed: int, batch: int, horizon: int, group: int = 1, admission: str = "all"
     ) -> None:
@@ -91,6 +94,14 @@ class Curator(ABC):
     @abstractmethod
     def select(self, batch: int) -> Selection:
         """Draws ``batch`` problems, with the propensity of each draw, and advances ``step``."""
+
+    def expected_slots(self, batch: int) -> Array | None:
+        """f64[N] with sum ``batch``, slots that each problem gets in expectation in the next ``select``; None where only
+        draws can tell.
+
+        What counts as known is all that the curator knows before the draw, a posterior sample that it made included.
+        """
+        return None
 
     def selected(
         self,

@@ -73,6 +73,7 @@ class Cyclical(ProblemCurator):
 
             self.inner = curator_class(inner)(bank, **common)
             self.parts = {"inner": self.inner}
+            self.on_policy = self.inner.on_policy
         elif bank.difficulty is None:
             raise ValueError("Cyclical needs the difficulty of every problem; this bank has none: set inner=NAME")
         else:

@@ -32,6 +32,8 @@ class OsmdCandidates(Curator):
     Raises ValueError for a parameter outside its range, or a systematic batch larger than the candidate set.
     """
 
+    on_policy = True
+
     def __init__(
         self,
         bank: Bank,

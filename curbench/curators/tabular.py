@@ -18,6 +18,7 @@ from curbench.curators.samplers import Draw
 from curbench.philox import DRAW, uniform_
 from curbench.regret import mirror_slack
 from curbench.sampling import (
+    capped_expectation,
     expected_count_,
     iid_arm_,
     problem_with_replacement_,
@@ -115,6 +116,16 @@ def draw_arms(p: Array, arms: Arms, batch: int, design: Design, seed: np.uint64,
     return Draw(problem, propensity, "iid" if iid else "systematic")
 
 
+def expected_slots(p: Array, arms: Arms, batch: int, design: Design) -> Array:
+    """f64[N] with sum ``batch``, slots that ``draw_arms`` gives to each problem in expectation.
+
+    >>> expected_slots(np.array([0.75, 0.25]), group_arms(np.array([0, 0, 0, 1])), 4, "systematic")
+    array([1., 1., 1., 1.])
+    """
+    expected = batch * p if draws_iid(p, arms, batch, design) else capped_expectation(p, arms.size, batch)
+    return (expected / arms.size)[arms.of]
+
+
 class TabularCurator(Curator):
     """A curator that is a distribution p f64[K] over arms plus a compiled update.
 
@@ -167,6 +178,9 @@ class TabularCurator(Curator):
         else:
             select_systematic_(problem, propensity, self.core.p, *self.arms[:3], self.seed, self.step)
         return self.selected(problem, propensity, design="iid" if iid else "systematic")
+
+    def expected_slots(self, batch: int) -> Array:
+        return expected_slots(self.core.p, self.arms, batch, self.design)
 
     def update(self, feedback: Feedback) -> None:
         selection = feedback.selection

@@ -83,6 +83,7 @@ class TargetAligned(Curator):
     """
 
     signal = "target_alignment"
+    on_policy = True
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from curbench.curators.base import Curator
-from curbench.curators.tabular import Design, draw_arms, group_arms
+from curbench.curators.tabular import Design, draw_arms, expected_slots, group_arms
 from curbench.types import Array, Bank, Feedback, Selection
 
 By = Literal["difficulty", "stratum"]
@@ -78,9 +78,14 @@ class TierSchedule(Curator):
     def mixture(self, progress: float) -> Array:
         """f64[K] >= 0 with sum 1: the shares of the tiers at progress in [0, 1]."""
 
+    def _present(self) -> Array:
+        return self.mixture(min(self.step / self.horizon, 1.0))
+
     def select(self, batch: int) -> Selection:
-        p = self.mixture(min(self.step / self.horizon, 1.0))
-        return self.selected(*draw_arms(p, self.arms, batch, self.design, self.seed, self.step))
+        return self.selected(*draw_arms(self._present(), self.arms, batch, self.design, self.seed, self.step))
+
+    def expected_slots(self, batch: int) -> Array:
+        return expected_slots(self._present(), self.arms, batch, self.design)
 
     def update(self, feedback: Feedback) -> None:
         """The schedule looks at the clock only."""

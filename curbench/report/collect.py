@@ -82,6 +82,8 @@ def _add(found: Collection, path: Path) -> None:
         return
     if path.name == "run.json":
         require_keys(path, content, "spec", "environment", "status")
+        if "learner" in content["spec"]:
+            return  # the steps of a simulated run, whose results are in the file of its unit
         if content["status"] == "complete":
             run = _read_run(path, content)
             found.training.append(run)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +16,11 @@ from curbench.averaging import Averaging
 from curbench.config import convert, parse_hyper, validate
 from curbench.curators import curator_class, split_admission
 from curbench.loop import Budget
+from curbench.record import RunRecord, previous_run
 from curbench.schedules import Schedule
 from curbench.sim.axes import Count, Entries, Late, Listed, Whole, choices, label, read_row, unit_path, write_row
 from curbench.sim.learner import LEARNERS, Recipe
-from curbench.sim.simulate_learner import GREEDY, LearnerSimulation, check, simulate_learner
+from curbench.sim.simulate_learner import GREEDY, Course, LearnerSimulation, check, simulate_learner
 
 MODELS = ("schedule", "averaging")
 """Axes whose values have parameters."""
@@ -65,6 +67,7 @@ class LearnerGrid(Axes):
     curators  names, with an admission rule as in ``sec+nondegenerate``, or greedy; a name may bring hyper-parameters
     seeds     independent runs of every unit, the seeds first_seed, first_seed + 1, ...
     measure_regret  against the greedy oracle, see ``simulate_learner``
+    log       keep every step of every seed as well, for replay; it changes no result
     """
 
     learners: Entries
@@ -72,6 +75,7 @@ class LearnerGrid(Axes):
     seeds: Whole = 20
     first_seed: Count = 0
     measure_regret: bool = True
+    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,13 @@ class LearnerUnit:
     seeds: int
     first_seed: int = 0
     measure_regret: bool = True
+    log: bool = False
+
+    LOGGED: ClassVar[tuple[str, ...]] = (
+        *("learner", "parameter", "steps", "rollouts", "tokens", "batch", "group", "delay", "estimator", "signal"),
+        *("features", "schedule", "averaging", "instance_seed", "curator", "hyper"),
+    )
+    """Fields in the spec of a logged run, beside its seed."""
 
     HEAD: ClassVar[tuple[str, ...]] = (
         *("learner", "B", "G", "delay", "curator", "rate", "seeds", "start", "competence", "interval"),
@@ -106,8 +117,28 @@ class LearnerUnit:
     @cached_property
     def path(self) -> Path:
         """Where it is kept: in learn, under a name for everything asked for."""
-        late = {name: value and value.model_dump() for name, value in vars(self).items() if name in MODELS}
-        return unit_path("learn", self.learner, self.curator, asdict(self) | late)
+        asked = asdict(self) | self._models()
+        del asked["log"]
+        return unit_path("learn", self.learner, self.curator, asked)
+
+    def _models(self) -> dict[str, Any]:
+        return {name: value and value.model_dump() for name, value in vars(self).items() if name in MODELS}
+
+    def log_directory(self, out: Path, seed: int) -> Path:
+        """Where the steps of a seed are kept, if they are: beside the file of the unit."""
+        return out / self.path.with_suffix("") / str(seed)
+
+    def _open_record(self, out: Path, seed: int) -> RunRecord | None:
+        """The record of a seed, None if it is complete; what a kill cut short is begun anew."""
+        directory = self.log_directory(out, seed)
+        spec = {name: value for name, value in (asdict(self) | self._models()).items() if name in self.LOGGED}
+        spec["seed"] = seed
+        previous = previous_run(directory, spec, resume=True)
+        if previous is not None:
+            if previous["status"] == "complete":
+                return None
+            shutil.rmtree(directory)
+        return RunRecord(directory, spec, tensorboard=False)
 
     @property
     def question(self) -> dict[str, Any]:
@@ -116,9 +147,11 @@ class LearnerUnit:
         budget = Budget(self.steps, self.rollouts, self.tokens) if self.steps or self.rollouts or self.tokens else None
         return {name: getattr(self, name) for name in names} | {"budget": budget, "hyper": self.hyper}
 
-    def simulate(self, progress: Callable[[], None] = lambda: None) -> LearnerSimulation:
-        """Runs it. ``progress`` is called after every seed."""
+    def simulate(self, progress: Callable[[], None] = lambda: None, *, out: Path | None = None) -> LearnerSimulation:
+        """Runs it. ``progress`` is called after every seed; ``out`` is where a unit with ``log`` keeps its steps."""
         how: dict[str, Any] = {name: getattr(self, name) for name in ("seeds", "first_seed", "measure_regret")}
+        if self.log and out is not None:
+            how["open_record"] = partial(self._open_record, out)
         return simulate_learner(self.learner, self.curator, progress=progress, **how, **self.question)
 
     def row(self, result: LearnerSimulation) -> dict[str, Any]:
@@ -129,13 +162,19 @@ class LearnerUnit:
 
     def run(self, out: Path, environment: dict[str, Any]) -> dict[str, Any]:
         """Simulates it on one thread, keeps it under ``out`` and returns its row."""
-        result = self.simulate()
+        result = self.simulate(out=out)
         row = self.row(result)
         write_learner_unit(out / self.path, {"row": row, "environment": environment}, result)
         return row
 
     def read(self, out: Path) -> dict[str, Any]:
-        """Its row, from the file."""
+        """Its row, from the file.
+
+        Raises ValueError, with the name of the file, if it is no such file, or was kept without the steps asked for.
+        """
+        last = self.log_directory(out, self.first_seed + self.seeds - 1)
+        if self.log and not last.exists():
+            raise ValueError(f"{out / self.path} was kept without its steps; choose another --out to log them")
         return read_learner_unit(out / self.path)["row"]
 
     @staticmethod
@@ -163,6 +202,19 @@ class LearnerUnit:
     def failed(row: dict[str, Any]) -> bool:
         """Never: nothing about learners is proved."""
         return False
+
+
+def course_of(spec: dict[str, Any]) -> Course:
+    """The course of a logged run, from the spec in its run.json.
+
+    Raises ValueError for what ``simulate_learner`` would refuse.
+    """
+    models: dict[str, Any] = {
+        "schedule": validate(Schedule, spec["schedule"]),
+        "averaging": spec["averaging"] and validate(Averaging, spec["averaging"]),
+    }
+    unit = LearnerUnit(**{name: spec[name] for name in LearnerUnit.LOGGED} | models, seeds=1)
+    return Course(unit.learner, unit.curator, **unit.question)
 
 
 def read(content: dict[str, Any]) -> list[LearnerUnit]:
@@ -202,6 +254,7 @@ def expand(grid: LearnerGrid) -> list[LearnerUnit]:
                         seeds=grid.seeds,
                         first_seed=grid.first_seed,
                         measure_regret=grid.measure_regret,
+                        log=grid.log,
                         **where,
                     )
                     unit.setdefault(one.path, one)

@@ -13,8 +13,9 @@ from curbench.averaging import Averaging
 from curbench.curators import curator_class, split_admission
 from curbench.curators.base import NEARLY_UNIFORM, Curator
 from curbench.features import make_features, make_sources
-from curbench.loop import Budget, Spent, State, StepResult, run
+from curbench.loop import Budget, Recorder, Spent, State, StepResult, run
 from curbench.philox import spawn_seeds
+from curbench.record import RunRecord
 from curbench.schedules import Schedule
 from curbench.signals import SIGNALS, Signal
 from curbench.sim.delay import NO_DELAY, Delay, Delayed, delay_text, parse_delay
@@ -90,6 +91,25 @@ class Watch:
 
     def checkpoint(self, state: State, spent: Spent) -> None:
         """Nothing is kept."""
+
+
+class Both:
+    """Two recorders of one run (``loop.Recorder``)."""
+
+    def __init__(self, first: Recorder, second: Recorder) -> None:
+        self.recorders = (first, second)
+
+    def step(self, result: StepResult, spent: Spent, metrics: dict[str, float]) -> None:
+        for one in self.recorders:
+            one.step(result, spent, metrics)
+
+    def evaluation(self, evaluation: Evaluation, spent: Spent) -> None:
+        for one in self.recorders:
+            one.evaluation(evaluation, spent)
+
+    def checkpoint(self, state: State, spent: Spent) -> None:
+        for one in self.recorders:
+            one.checkpoint(state, spent)
 
 
 @dataclass(frozen=True)
@@ -182,10 +202,12 @@ def follow(
     budget: Budget,
     estimator: str = "grpo",
     measure_regret: bool = True,
+    record: Recorder | None = None,
 ) -> Watch:
-    """One seed under THE loop, watched."""
+    """One seed under THE loop, watched, and recorded by ``record`` as well."""
     watch = Watch(actor, curator.group, estimator, measure_regret=measure_regret)
-    run(curator, actor, batch=curator.batch, budget=budget, signal=signal, record=watch, estimator=estimator)
+    kept = watch if record is None else Both(watch, record)
+    run(curator, actor, batch=curator.batch, budget=budget, signal=signal, record=kept, estimator=estimator)
     return watch
 
 
@@ -210,6 +232,7 @@ def simulate_learner(
     first_seed: int = 0,
     instance_seed: int | None = 0,
     progress: Callable[[], None] = lambda: None,
+    open_record: Callable[[int], RunRecord | None] = lambda seed: None,
 ) -> LearnerSimulation:
     """Trains the simulated learner ``name`` with a curator, over seeds that differ in the luck.
 
@@ -226,6 +249,7 @@ def simulate_learner(
     measure_regret  against the oracle, which values the whole bank at every step: a quarter of a run's time, or half
     instance_seed  which problems are drawn; None: every seed draws its own
     progress   called after every seed
+    open_record  gives the record that keeps the steps of a seed as well, or None
     Raises     ValueError for a name that does not exist, fewer than one seed or a value that is refused.
 
     >>> result = simulate_learner("plain", "uniform", seeds=2, budget=Budget(steps=5))
@@ -252,7 +276,10 @@ def simulate_learner(
     )
     watched = []
     for seed in range(first_seed, first_seed + seeds):
-        watched.append(course.run(seed, measure_regret=measure_regret))
+        record = open_record(seed)
+        watched.append(course.run(seed, measure_regret=measure_regret, record=record))
+        if record is not None:
+            record.close(complete=True)
         progress()
     begin = np.array([watch.competence[0] for watch in watched])
     start = float(begin[0] + (begin - begin[0]).mean())  # exact where all are equal
@@ -350,7 +377,7 @@ class Course:
         knows = {"actor": actor, "estimator": self.estimator} if self.greedy else {}
         return self.cls(bank, seed=curator_seed, **(self.common | knows | self.hyper)), actor, actor_seed
 
-    def run(self, seed: int, *, measure_regret: bool = True) -> Watch:
+    def run(self, seed: int, *, measure_regret: bool = True, record: Recorder | None = None) -> Watch:
         """One seed."""
         curator, actor, actor_seed = self.make(seed)
         late: Any = curator if self.delay == NO_DELAY else Delayed(curator, self.delay, actor_seed)
@@ -361,6 +388,7 @@ class Course:
             budget=self.budget,
             estimator=self.estimator,
             measure_regret=measure_regret,
+            record=record,
         )
 
 
