@@ -96,7 +96,7 @@ class Curator(ABC):
         """Draws ``batch`` problems, with the propensity of each draw, and advances ``step``."""
 
     def expected_slots(self, batch: int) -> Array | None:
-        """f64[N] with sum ``batch``, slots that each problem gets in expectation in the next ``select``; None where only
+        """f64[N] with sum ``batch``, the slots of each problem in the next ``select`` in expectation; None where only
         draws can tell.
 
         What counts as known is all that the curator knows before the draw, a posterior sample that it made included.

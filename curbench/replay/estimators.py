@@ -46,8 +46,8 @@ class Terms(NamedTuple):
 def estimate(terms: Terms, name: str, level: float = 0.95) -> Interval:
     """The estimate of V by one of ``ESTIMATORS``, over n steps.
 
-    What a step's term was expected to be, as far as the past tells, carries no noise of the draw and is taken out of the
-    terms before their spread is measured: that is sum_x m_t(x) f_t(x).
+    What a step's term was expected to be, as far as the past tells, carries no noise of the draw and is taken out of
+    the terms before their spread is measured: that is sum_x m_t(x) f_t(x).
     Raises  ValueError for fewer than 3 steps, or for ``snips`` without any weight.
 
     >>> one = np.ones(4)

@@ -156,15 +156,13 @@ def _feedback(table: dict[str, Array], signal: Callable[..., Array] | None) -> l
 def check_support(log: Log) -> None:
     """Raises ValueError, in one sentence, if the propensities of a log cannot say what was not drawn.
 
-    That is so for deterministic choices, for curators that leave problems out or choose by samples of their own, and
-    for steps of several rounds, where rewards decided how often was drawn.
+    That is so for deterministic choices, for curators that leave problems out, and for steps of several rounds, where
+    rewards decided how often was drawn.
     """
     cls: type[Curator] = curator_class(log.curator)
     who = f"the log was drawn by {log.curator}, which"
     if any(one.selection.design == "fixed" for one in log.feedback):
         raise ValueError(f"{who} chose deterministically: what it did not choose had propensity 0 and cannot be valued")
-    if cls.conditional:
-        raise ValueError(f"{who} states propensities given its own random samples: 0 for whatever they left out")
     if not cls.explores:
         raise ValueError(f"{who} leaves problems out at every step: their propensity is 0 and they cannot be valued")
     if cls.refill is not Curator.refill:

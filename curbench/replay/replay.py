@@ -34,7 +34,7 @@ NOT_A_TRAJECTORY = (
 )
 
 SUPPORT_LEVEL = 0.999
-"""A log is refused when the interval at this level around the mean weight, which is 1 under full support, is below 1."""
+"""A log is refused when the interval at this level around the mean weight, 1 under full support, lies below 1."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ BLIND = ActorView(_no_states, _no_states)
 def replay(
     feedback: Iterable[Feedback], make: Callable[[int], Curator], *, seed: int, draws: int = 32, keep: bool = False
 ) -> Replay:
-    """Walks through a log with a new curator: at each step its shares m_t are found, then it learns the step's feedback.
+    """Walks through a log with a new curator: at each step its shares m_t are found, then it learns from the step.
 
     make   a new curator from a seed, over the bank of the log
     seed   of the run that was logged
