@@ -195,13 +195,15 @@ def run(
     checkpoint_every: int = 0,
     spent: Spent | None = None,
     progress: Callable[[Spent], None] = lambda spent: None,
+    pause: Callable[[Spent], bool] = lambda spent: False,
 ) -> Spent:
-    """Runs the loop until the budget is used up and returns what was spent.
+    """Runs the loop until the budget is used up, or ``pause`` says so, and returns what was spent.
 
     evaluate_every    steps between evaluations; 0 evaluates at the start and the end only
     checkpoint_every  steps between checkpoints; 0 writes one at the start and one at the end
     spent             where a resumed run continues; both objects must have been restored to that point
     progress          called with what is spent after every step
+    pause             asked after every step whether to stop there, with a checkpoint to go on from
     """
     fresh, spent = spent is None, spent or Spent()
     actor.progress = budget.fraction(spent)
@@ -216,9 +218,12 @@ def run(
         actor.progress = budget.fraction(spent)
         record.step(result, spent, curator.metrics())
         done = budget.reached(spent)
+        stop = done or pause(spent)
         if done or (evaluate_every and spent.steps % evaluate_every == 0):
             record.evaluation(actor.evaluate(), spent)
-        if done or (checkpoint_every and spent.steps % checkpoint_every == 0):
+        if stop or (checkpoint_every and spent.steps % checkpoint_every == 0):
             record.checkpoint({"curator": curator.state(), "actor": actor.state()}, spent)
         progress(spent)
+        if stop:
+            break
     return spent

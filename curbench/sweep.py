@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curbench.engine import each
 
@@ -19,41 +21,109 @@ if TYPE_CHECKING:
 Progress = Callable[["TrainSpec", "Spent"], None]
 
 
+class Turn(NamedTuple):
+    """To advance one run: index of its spec, share of the budget to reach, and whether this is its first turn."""
+
+    index: int
+    share: float
+    first: bool
+
+
 def run_grid(
     specs: list[TrainSpec],
     out: Path,
     *,
     jobs: int = 1,
     resume: bool = False,
+    slices: int = 1,
+    deadline: float | None = None,
     progress: Progress,
     preparing: Callable[[TrainSpec, int, int], None] = lambda spec, count, done: None,
 ) -> Iterator[dict[str, Any]]:
     """Result rows of all specs, as they finish. ``jobs`` > 1 uses that many processes, and the same bits result.
 
+    slices     seed by seed, the runs advance in turns, each by this share of its budget: a stop at any time leaves
+               runs that can be compared
+    deadline   ``time.time()`` at which runs are put down, to be resumed; their rows are left out
     progress   called after every step of every run
     preparing  called while features are made, see ``train.run.prepare``
     Raises ValueError before anything starts if a curator refuses its settings or a run exists and ``resume`` is False.
     """
-    from curbench.train.run import check, prepare, train
+    from curbench.train.run import check, prepare
 
     check(specs, out, resume=resume)
     prepare(specs, out, preparing)
-    if jobs == 1:
-        for spec in specs:
-            yield train(spec, out, resume=resume, progress=partial(progress, spec))
-        return
-    with multiprocessing.get_context("spawn").Manager() as manager:
-        queue = manager.Queue()
-        task = partial(_train, specs=specs, out=out, resume=resume, queue=queue)
-        drain = partial(_drain, queue, specs, progress)
-        for _, row in each(task, range(len(specs)), jobs=jobs, tick=drain):
+    told: set[int] = set()
+    for (index, *_), row in _advance(specs, out, _turns(specs, slices), jobs, resume, deadline, progress):
+        if row is not None and index not in told:
+            told.add(index)
             yield row
 
 
-def _train(index: int, specs: list[TrainSpec], out: Path, resume: bool, queue: Any) -> dict[str, Any]:
+def _advance(
+    specs: list[TrainSpec],
+    out: Path,
+    turns: list[Turn],
+    jobs: int,
+    resume: bool,
+    deadline: float | None,
+    progress: Progress,
+) -> Iterator[tuple[Turn, dict[str, Any] | None]]:
+    """Every turn with what it gave, the turns of one run one after another."""
+    task = partial(_train, specs=specs, out=out, resume=resume, deadline=deadline)
+    if jobs == 1:
+        for turn in turns:
+            yield turn, task(turn, tell=lambda index, spent: progress(specs[index], spent))
+        return
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        queue = manager.Queue()
+        drain = partial(_drain, queue, specs, progress)
+        yield from each(partial(task, tell=partial(_put, queue)), turns, jobs=jobs, tick=drain, key=itemgetter(0))
+
+
+def _turns(specs: list[TrainSpec], slices: int) -> list[Turn]:
+    """What to do, in order: seed by seed, and within a seed share by share."""
+    if slices < 1:
+        raise ValueError(f"slices must be at least 1; got {slices}")
+    seeds = list(dict.fromkeys(spec.seed for spec in specs))
+    return [
+        Turn(index, part / slices, part == 1)
+        for seed in seeds
+        for part in range(1, slices + 1)
+        for index, spec in enumerate(specs)
+        if spec.seed == seed
+    ]
+
+
+def _train(
+    turn: Turn,
+    specs: list[TrainSpec],
+    out: Path,
+    resume: bool,
+    deadline: float | None,
+    tell: Callable[[int, Spent], None],
+) -> dict[str, Any] | None:
+    """Advances one run to its share; its row once it is complete, None before and after the deadline."""
     from curbench.train.run import train
 
-    return train(specs[index], out, resume=resume, progress=lambda spent: queue.put((index, spent)))
+    index, share, first = turn
+
+    def late() -> bool:
+        return deadline is not None and time.time() >= deadline
+
+    if late():
+        return None
+    return train(
+        specs[index],
+        out,
+        resume=resume or not first,
+        progress=partial(tell, index),
+        pause=lambda spent: specs[index].budget.fraction(spent) >= share or late(),
+    )
+
+
+def _put(queue: Any, index: int, spent: Spent) -> None:
+    queue.put((index, spent))
 
 
 def _drain(queue: Any, specs: list[TrainSpec], progress: Progress) -> None:

@@ -166,11 +166,17 @@ def make_engine(spec: TrainSpec, policy: Policy) -> Engine | None:
 
 
 def train(
-    spec: TrainSpec, out: Path, *, resume: bool = False, progress: Callable[[Spent], None] = lambda spent: None
-) -> dict[str, Any]:
-    """Runs one spec to the end of its budget and returns its result row.
+    spec: TrainSpec,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Callable[[Spent], None] = lambda spent: None,
+    pause: Callable[[Spent], bool] = lambda spent: False,
+) -> dict[str, Any] | None:
+    """Runs one spec to the end of its budget and returns its result row; None when it was paused before.
 
     resume  continue the run of this spec in ``out``; a complete one is only read
+    pause   asked after every step whether to stop there; ``resume`` goes on to the same bits
     Raises  ValueError for a spec that does not fit, a model that cannot be loaded, or an existing run without resume;
             nothing is written before everything has been checked.
     """
@@ -183,9 +189,13 @@ def train(
     record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume)
     if not record.complete:
         if record.state is not None:
+            assert record.spent is not None
+            if pause(record.spent) and not spec.budget.reached(record.spent):
+                record.close(complete=False)
+                return None
             curator.restore(record.state["curator"])
             actor.restore(record.state["actor"])
-        run(
+        spent = run(
             curator,
             actor,
             batch=spec.batch,
@@ -197,8 +207,11 @@ def train(
             checkpoint_every=spec.checkpoint_every,
             spent=record.spent,
             progress=progress,
+            pause=pause,
         )
-        record.close(complete=True)
+        record.close(complete=spec.budget.reached(spent))
+    if not record.complete:
+        return None
     return result_row(record.directory)
 
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -118,6 +120,54 @@ def test_runs_side_by_side_give_the_bits_of_runs_alone(whole, tmp_path):
     assert content(run_directory(tmp_path, specs[0])) == expected
     assert content(run_directory(tmp_path, specs[1])) != expected
     assert {(0, 6), (1, 6)} <= set(seen)
+
+
+def without_parts(found):
+    """The same, selections in one piece: how they are cut into parts depends on when a run was put down."""
+    parts = [found[name] for name in sorted(found) if name.endswith(".parquet")]
+    joined = {column: [value for part in parts for value in part[column]] for column in parts[0]}
+    return {name: one for name, one in found.items() if not name.endswith(".parquet")} | {"selections": joined}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_runs_in_turns_give_the_bits_of_runs_alone(whole, tmp_path, jobs):
+    specs = [spec(seed=1), spec(), spec(curator="uniform", curator_set={})]
+    rows = list(run_grid(specs, tmp_path, jobs=jobs, slices=3, progress=lambda *_: None))
+    assert sorted((row["curator"], row["seed"]) for row in rows) == [
+        ("actor_curator", 0),
+        ("actor_curator", 1),
+        ("uniform", 0),
+    ]
+    _, expected = whole
+    assert without_parts(content(run_directory(tmp_path, specs[1]))) == without_parts(expected)
+
+
+def test_a_stop_leaves_the_runs_of_a_seed_equally_far(tmp_path, monkeypatch):
+    specs = [spec(curator="uniform", curator_set={}), spec()]
+    turn = []
+
+    def progress(one, spent):
+        turn.append((one.curator, spent.steps))
+        if len(turn) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(run_grid(specs, tmp_path, slices=3, progress=progress))
+    assert turn == [("uniform", 1), ("uniform", 2), ("actor_curator", 1), ("actor_curator", 2), ("uniform", 3)]
+    rows = list(run_grid(specs, tmp_path, slices=3, resume=True, progress=lambda *_: None))
+    assert [row["steps"] for row in rows] == [6, 6]
+
+
+def test_a_deadline_puts_runs_down_where_they_are(whole, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("curbench.sweep.time", SimpleNamespace(time=lambda: len(seen)))
+    grid = partial(run_grid, [spec(), spec(seed=1)], tmp_path, progress=lambda one, spent: seen.append(spent.steps))
+    assert list(grid(deadline=2)) == []  # it is late in the third step
+    assert seen == [1, 2, 3]
+    assert not run_directory(tmp_path, spec(seed=1)).exists()
+    assert len(list(grid(resume=True))) == 2
+    _, expected = whole
+    assert without_parts(content(run_directory(tmp_path, spec()))) == without_parts(expected)
 
 
 def test_an_existing_run_is_refused_before_anything_starts(tmp_path):
