@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -31,6 +33,8 @@ SET_ELSEWHERE = {
     "curator_set": "CURATOR.NAME=VALUE",
 }
 """Parts of a training spec that --set does not take, and where they are given."""
+
+GO_ON = "the others are kept as far as they came: --resume goes on, and curbench report shows what is comparable"
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout, for machines.")]
 Set = Annotated[
@@ -444,17 +448,23 @@ def train(
     engine: Annotated[str | None, typer.Option(help="Who samples: builtin or vllm.")] = None,
     features: Features = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 1,
+    slices: Annotated[
+        int, typer.Option(min=1, help="The runs of a seed advance in turns, each by this share of its budget.")
+    ] = 4,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Put the runs down after this time.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost, from one step.")] = False,
     setting: Set = [],  # noqa: B006  # typer copies it
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train with GRPO on problems that curators choose, at equal budgets."""
+    """Train with GRPO on problems that curators choose, at equal budgets: a paired comparison, seed by seed."""
     from curbench.config import parse_seeds, parse_settings, split_work, validate
     from curbench.console import bars
     from curbench.curators import split_admission
     from curbench.sweep import run_grid
-    from curbench.train.run import TrainSpec, describe
+    from curbench.train.run import TrainSpec, check, describe
 
+    deadline = None if minutes is None else time() + 60 * minutes
     suite, curators = split_work(work, "SUITE", "CURATOR")
     common = parse_settings(setting)
     option = {"budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens, "model": model, "features": features}
@@ -474,6 +484,16 @@ def train(
         validate(TrainSpec, common | {"curator": name, "curator_set": own[name], "seed": seed}, reserved=SET_ELSEWHERE)
         for name, seed in runs
     ]
+    if dry_run:
+        from curbench.train.plan import describe_plan, plan
+
+        check(specs, out, resume=True)
+        row = plan(specs, out, jobs=jobs)
+        emit(row) if as_json else print(describe_plan(row))
+        return
+    grid = partial(
+        run_grid, specs, out, jobs=jobs, resume=resume, slices=slices if len(curators) > 1 else 1, deadline=deadline
+    )
     with bars() as bar:
         shown = {}
 
@@ -489,8 +509,16 @@ def train(
                 shown[key] = bar(f"features {spec.features}", count)
             shown[key].update(done)
 
-        for row in run_grid(specs, out, jobs=jobs, resume=resume, progress=progress, preparing=preparing):
-            emit(row) if as_json else print(describe(row))
+        finished = 0
+        try:
+            for row in grid(progress=progress, preparing=preparing):
+                emit(row) if as_json else print(describe(row))
+                finished += 1
+        except KeyboardInterrupt:
+            print(f"curbench: interrupted with {finished} of {len(specs)} runs complete; {GO_ON}", file=sys.stderr)
+            raise typer.Exit(130) from None
+    if finished < len(specs):
+        print(f"curbench: time is up with {finished} of {len(specs)} runs complete; {GO_ON}", file=sys.stderr)
 
 
 @app.command()
