@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -31,6 +32,19 @@ def environment() -> dict[str, Any]:
         "command": " ".join(["curbench" if name == "__main__.py" else name, *map(_without_folder, sys.argv[1:])]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def memory_mb() -> float:
+    """Peak memory in MB: of the accelerator, once this process has used one, else of the process itself.
+
+    >>> memory_mb() > 1.0
+    True
+    """
+    torch = sys.modules.get("torch")  # not imported for this
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # bytes there, KiB elsewhere
 
 
 def _without_folder(argument: str) -> str:

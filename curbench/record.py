@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from curbench.loop import Spent, StepResult
-from curbench.provenance import environment
-from curbench.types import Evaluation
+from curbench.provenance import environment, memory_mb
+from curbench.types import Bank, Evaluation
 
 State = dict[str, Any]
 
@@ -158,15 +158,23 @@ class RunRecord:
     directory  of the run; created when absent
     spec       JSON object that identifies the run: everything that its numbers depend on
     resume     continue what is there; without it an existing run is refused
+    bank       of the run: says in which strata the selected problems lie
 
     Raises ValueError for what ``previous_run`` refuses or a damaged checkpoint, and ModuleNotFoundError without
     tensorboard, before anything is written.
     """
 
     def __init__(
-        self, directory: Path, spec: dict[str, Any], *, resume: bool = False, tensorboard: bool = True
+        self,
+        directory: Path,
+        spec: dict[str, Any],
+        *,
+        resume: bool = False,
+        bank: Bank | None = None,
+        tensorboard: bool = True,
     ) -> None:
         self.directory = Path(directory)
+        self._bank = bank
         self.spec = json.loads(json.dumps(spec))
         self._parts: list[dict[str, np.ndarray]] = []
         self._board = None
@@ -195,6 +203,9 @@ class RunRecord:
 
     def _write_run(self, status: str) -> None:
         run = {"spec": self.spec, "environment": self._environment, "status": status}
+        if self._bank is not None:
+            size = self._bank.stratum_size.tolist()
+            run["bank"] = {"problems": len(self._bank), "strata": dict(zip(self._bank.stratum_name, size, strict=True))}
         write_atomic(self.directory / "run.json", json.dumps(run, indent=1).encode())
 
     def _cut(self, spent: Spent | None) -> None:
@@ -228,7 +239,12 @@ class RunRecord:
             "actor": {k: float(v) for k, v in result.report.metrics.items()},
             "curator": metrics,
             "seconds": {k: round(v, 6) for k, v in result.seconds.items()},
+            "cost": _cost(result.seconds),
         }
+        if self._bank is not None:
+            row["strata"] = np.bincount(
+                self._bank.stratum[selection.problem], minlength=len(self._bank.stratum_name)
+            ).tolist()
         self._steps.write(json.dumps(row) + "\n")
         self._steps.flush()
         count = len(selection)
@@ -252,9 +268,12 @@ class RunRecord:
         if self._board:
             for name in ("reward", "pass_rate", "utility", "degenerate", "length"):
                 self._board.add_scalar(f"train/{name}", row[name], spent.steps)
-            for group in ("actor", "curator"):
+            for group in ("actor", "curator", "cost"):
                 for name, value in row[group].items():
                     self._board.add_scalar(f"{group}/{name}", value, spent.steps)
+            if self._bank is not None:
+                for name, count in zip(self._bank.stratum_name, row["strata"], strict=True):
+                    self._board.add_scalar(f"strata/{name}", count / len(selection), spent.steps)
 
     def evaluation(self, evaluation: Evaluation, spent: Spent) -> None:
         """Appends one evaluation to evals.jsonl, problem by problem, so that runs can be compared in pairs."""
@@ -268,6 +287,8 @@ class RunRecord:
             "stratum": evaluation.stratum.tolist(),
             "eval_tokens": evaluation.tokens,
         }
+        if evaluation.shown:
+            row["shown"] = [one._asdict() for one in evaluation.shown]
         if evaluation.averaged is not None:
             row["averaged"] = {
                 "pass_rate": evaluation.averaged.pass_rate,
@@ -323,6 +344,22 @@ def load_state(path: Path) -> tuple[State, dict[str, Any]]:
         return unflatten(array | note.pop("scalars")), note
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}) and cannot be restored") from None
+
+
+CURATOR_PHASES = ("select", "signal", "curator_update")
+"""What a step costs because of its curator: selecting, the utility's extra forward pass, and learning."""
+
+
+def _cost(seconds: dict[str, float]) -> dict[str, float]:
+    """What the curator costs of a step, and the peak of memory so far."""
+    curator, total = sum(seconds[phase] for phase in CURATOR_PHASES), sum(seconds.values())
+    share = curator / total if total else 0.0
+    return {
+        "curator_ms": round(1e3 * curator, 3),
+        "curator_share": round(share, 5),
+        "step_s": round(total, 4),
+        "memory_mb": round(memory_mb(), 1),
+    }
 
 
 def load_checkpoint(path: Path) -> tuple[Spent, State]:

@@ -22,9 +22,9 @@ Progress = Callable[["TrainSpec", "Spent"], None]
 
 
 class Turn(NamedTuple):
-    """To advance one run: index of its spec, share of the budget to reach, and whether this is its first turn."""
+    """To advance one run: the index of its spec, share of the budget to reach, and whether this is its first turn."""
 
-    index: int
+    run: int
     share: float
     first: bool
 
@@ -106,7 +106,7 @@ def _train(
     """Advances one run to its share; its row once it is complete, None before and after the deadline."""
     from curbench.train.run import train
 
-    index, share, first = turn
+    run, share, first = turn
 
     def late() -> bool:
         return deadline is not None and time.time() >= deadline
@@ -114,11 +114,11 @@ def _train(
     if late():
         return None
     return train(
-        specs[index],
+        specs[run],
         out,
         resume=resume or not first,
-        progress=partial(tell, index),
-        pause=lambda spent: specs[index].budget.fraction(spent) >= share or late(),
+        progress=partial(tell, run),
+        pause=lambda spent: specs[run].budget.fraction(spent) >= share or late(),
     )
 
 

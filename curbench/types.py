@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -401,6 +401,15 @@ class Feedback:
         return replace(self, selection=self.selection.take(slot), stats=stats, **part)
 
 
+class Completion(NamedTuple):
+    """One completion of a held-out problem, for people to read; untrusted text."""
+
+    problem: int
+    prompt: str
+    text: str
+    success: bool
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The actor's results on held-out problems, in the same order with the same sampling seeds every time.
@@ -410,6 +419,7 @@ class Evaluation:
     tokens   int, generated for the evaluation (not part of any training budget)
     stratum  i32[E], for results by stratum
     averaged the same problems under averaged weights, if the actor keeps any
+    shown    a few completions, of the same problems every time
     """
 
     success: Array
@@ -417,6 +427,7 @@ class Evaluation:
     tokens: int
     stratum: Array
     averaged: Evaluation | None = None
+    shown: tuple[Completion, ...] = ()
 
     @property
     def pass_rate(self) -> float:

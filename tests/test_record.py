@@ -53,7 +53,7 @@ def content(directory):
         name = str(path.relative_to(directory))
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+            found[name] = [{k: v for k, v in row.items() if k not in ("seconds", "cost")} for row in rows]
         elif path.suffix == ".parquet":
             found[name] = pq.read_table(path).to_pydict()
         elif path.suffix == ".safetensors":

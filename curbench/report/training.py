@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curbench.record import flatten
+from curbench.record import CURATOR_PHASES, flatten
 from curbench.report.collect import TrainingRun
 from curbench.stats import Interval, mean_interval, paired_difference
 from curbench.types import Array
@@ -171,9 +171,6 @@ def _averaged(last: list[dict[str, Any]]) -> float | None:
 def _comparable(one: TrainingRun, other: TrainingRun) -> bool:
     """Whether two runs differ in nothing but the curator and its settings."""
     return _settings(one)[0] == _settings(other)[0] and _problems(one) == _problems(other)
-
-
-CURATOR_PHASES = ("select", "signal", "curator_update")
 
 
 def curator_share(runs: list[TrainingRun]) -> float:

@@ -24,6 +24,7 @@ from curbench.types import (
     PLAIN,
     ActorView,
     Array,
+    Completion,
     Evaluation,
     Guidance,
     Reward,
@@ -33,6 +34,9 @@ from curbench.types import (
 )
 
 ADAM_EPS = 1e-8
+
+SHOWN = 8
+"""Held-out problems, spread evenly, whose first completion is kept for people to read."""
 
 
 class GRPOActor:
@@ -289,6 +293,8 @@ class GRPOActor:
         index = np.repeat(np.arange(count), config.evaluation_samples)
         success = np.zeros(index.size, np.int64)
         tokens = 0
+        show = set(np.linspace(0, count - 1, SHOWN).astype(int) * config.evaluation_samples)
+        shown: list[Completion] = []
         for begin in range(0, index.size, config.evaluation_batch):
             row = np.arange(begin, min(begin + config.evaluation_batch, index.size))
             distinct, group = np.unique(problem[index[row]], return_inverse=True)
@@ -298,11 +304,16 @@ class GRPOActor:
             length = drawn.length.cpu().numpy()
             tokens += int(length.sum())
             success[row] = self._verify(self._test, problem[index[row]], drawn.completion, length).success
+            for i in sorted(show.intersection(row.tolist())):
+                at, here = int(problem[index[i]]), i - begin
+                (text,) = decode(self.policy, drawn.completion[here : here + 1], [int(length[here])])
+                shown.append(Completion(at, self._test.prompt(at), text, bool(success[i])))
         return Evaluation(
             success=np.bincount(index, success, count).astype(np.int64),
             n=np.bincount(index, minlength=count),
             tokens=tokens,
             stratum=bank.stratum[problem],
+            shown=tuple(shown),
         )
 
     def state(self) -> dict[str, Any]:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from math import ceil
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import torch
-
 from curbench import suites
 from curbench.loop import step
 from curbench.philox import spawn_seeds
+from curbench.provenance import memory_mb
 from curbench.signals import SIGNALS
 from curbench.train.grpo import GRPOActor
 from curbench.train.policy import load_policy
-from curbench.train.run import TrainSpec, make_curator
+from curbench.train.run import TrainSpec, make_curator, make_engine
 
 
 class Cost(NamedTuple):
@@ -44,18 +41,6 @@ class Cost(NamedTuple):
     checkpoint_mb: float
 
 
-def memory_mb() -> float:
-    """Peak memory of this process in MB: of the accelerator, once it was used, else of the process itself.
-
-    >>> memory_mb() > 1.0
-    True
-    """
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # bytes there, KiB elsewhere
-
-
 def estimate(spec: TrainSpec) -> Cost:
     """The cost of a run of ``spec``: one step to warm up, one on the clock, the rest by proportion.
 
@@ -69,7 +54,8 @@ def estimate(spec: TrainSpec) -> Cost:
     policy = load_policy(spec.model, spec.suite)
     plain = spec.model_copy(update={"curator": "uniform", "curator_set": {}})
     curator = make_curator(plain, suite.bank, curator_seed)
-    actor = GRPOActor(policy, suite, test, seed=actor_seed, config=spec.grpo)
+    engine = make_engine(spec, policy)
+    actor = GRPOActor(policy, suite, test, seed=actor_seed, config=spec.grpo, engine=engine)
     for _ in range(2):
         begin = perf_counter()
         result = step(curator, actor, batch=spec.batch, signal=SIGNALS[curator.signal], estimator=spec.estimator)
@@ -139,7 +125,7 @@ def describe_plan(row: dict[str, Any]) -> str:
             f"{run['evaluations']} evaluations, {run['run_s'] / 60:.1f} minutes",
             f"all runs       about {total['tokens']:,} tokens, {total['seconds'] / 60:.0f} minutes, "
             f"{total['memory_mb'] / 1e3:.1f} GB of memory, {total['checkpoints_mb'] / 1e3:.2f} GB of checkpoints",
-            f"measured on one uniform step: {run['step_tokens']:,} tokens in {run['step_s']:.2f} s; nothing was written "
-            f"to {row['out']}",
+            f"measured         on one uniform step: {run['step_tokens']:,} tokens in {run['step_s']:.2f} s",
+            f"nothing was written to {row['out']}",
         )
     )

@@ -186,7 +186,7 @@ def train(
     curator = make_curator(spec, featured_bank(spec, suite, policy, out), curator_seed)
     engine = make_engine(spec, policy)
     actor = GRPOActor(policy, suite, test, seed=actor_seed, config=spec.grpo, engine=engine)
-    record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume)
+    record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume, bank=suite.bank)
     if not record.complete:
         if record.state is not None:
             assert record.spent is not None

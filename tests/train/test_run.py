@@ -11,8 +11,11 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from curbench.cli import app
 from curbench.config import validate
+from curbench.suites import load
 from curbench.sweep import run_grid
 from curbench.train.run import TrainSpec, run_directory, train
 from curbench.train.snr import SignalToNoise, SNRStep
@@ -43,7 +46,7 @@ def content(directory):
         name = str(path.relative_to(directory))
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+            found[name] = [{k: v for k, v in row.items() if k not in ("seconds", "cost")} for row in rows]
         elif path.suffix == ".parquet":
             found[name] = pq.read_table(path).to_pydict()
         elif path.suffix == ".safetensors":
@@ -109,6 +112,23 @@ def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(whole, tmp_path, steps
     subprocess.run([*COMMAND, "--out", str(tmp_path), "--resume"], check=True, capture_output=True)
     _, expected = whole
     assert content(directory) == expected
+
+
+def test_a_record_says_what_was_chosen_what_it_cost_and_what_was_answered(whole):
+    _, found = whole
+    strata = found["run.json"]["bank"]["strata"]
+    assert sum(strata.values()) == found["run.json"]["bank"]["problems"]
+    selected = [part for name, part in found.items() if name.endswith(".parquet")]
+    for step in found["steps.jsonl"]:
+        assert len(step["strata"]) == len(strata)
+        assert sum(step["strata"]) == sum(part["step"].count(step["step"]) for part in selected)
+    for evaluation in found["evals.jsonl"]:
+        assert [one["problem"] for one in evaluation["shown"]] == [
+            one["problem"] for one in found["evals.jsonl"][0]["shown"]
+        ]
+        assert len(evaluation["shown"]) == 8
+        for one in evaluation["shown"]:
+            assert load("countdown", "test").verify(one["problem"], one["text"])[1] == one["success"]
 
 
 def test_runs_side_by_side_give_the_bits_of_runs_alone(whole, tmp_path):
@@ -206,6 +226,36 @@ def test_bad_specs_are_refused_and_nothing_is_written(tmp_path, change, message)
     with pytest.raises(ValueError, match=message):
         train(spec(**change), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_plans_what_would_be_spent_and_writes_nothing(tmp_path, capsys):
+    command = ["train", "countdown/uniform,sec", "--seeds", "0:3", "--set", "budget_steps=6", "--set", "batch=4"]
+    command += ["--set", "group=4", "--set", "grpo.threads=1", "--out", str(tmp_path / "runs"), "--dry-run"]
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    row = json.loads(result.stdout)
+    assert (row["total"]["runs"], row["run"]["steps"], row["total"]["rollouts"]) == (6, 6, 6 * 6 * 16)
+    assert row["total"]["seconds"] == pytest.approx(6 * row["run"]["run_s"])
+    assert row["parameters"] == 453_984
+    assert row["run"]["checkpoint_mb"] * 1e6 == 3 * 4 * 453_984
+    assert not (tmp_path / "runs").exists()
+    assert "6 runs on countdown: 2 curators (uniform, sec), seeds 0, 1, 2" in CliRunner().invoke(app, command).stdout
+
+
+def test_time_that_is_up_is_said_and_is_no_error(tmp_path):
+    command = [
+        "train",
+        "countdown/uniform",
+        "--set",
+        "budget_steps=6",
+        "--minutes",
+        "0",
+        "--out",
+        str(tmp_path / "runs"),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0
+    assert "time is up with 0 of 1 runs complete" in result.stderr
 
 
 def test_horizon_is_the_planned_number_of_steps():
