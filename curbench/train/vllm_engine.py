@@ -9,6 +9,10 @@ policy passes over the completions once for its own, which the loss uses.
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,31 +62,9 @@ class VLLMEngine:
         rows: int | None = None,
         parallel: bool = False,
     ) -> None:
-        cpu = policy.device.type == "cpu"
-        # In this process, so that weights are handed over as they are; nothing is reported to anybody.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        for name, value in {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}.items():
-            os.environ.setdefault(name, value)
-        if cpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        import vllm
-
+        dtype = setting.dtype or str(policy.model.dtype).removeprefix("torch.")
         self._policy, self._sampling, self._rows, self._stale = policy, sampling, rows, True
-        self._llm: Any = vllm.LLM(
-            model=str(folder),
-            dtype=setting.dtype or str(policy.model.dtype).removeprefix("torch."),
-            max_model_len=setting.max_model_len,
-            gpu_memory_utilization=setting.gpu_memory_utilization,
-            enforce_eager=cpu if setting.enforce_eager is None else setting.enforce_eager,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            load_format="dummy",
-            # vLLM does not reload an output head that is shared with the embedding; as two they both are.
-            hf_overrides={"tie_word_embeddings": False},
-            disable_log_stats=True,
-            seed=0,
-            **({"distributed_executor_backend": "external_launcher"} if parallel else {}),
-        )
+        self._llm = _start(str(folder), dtype, setting, policy.device.type == "cpu", parallel)
         self._longest = self._llm.model_config.max_model_len
         self._request = {
             "temperature": sampling.temperature,
@@ -93,7 +75,6 @@ class VLLMEngine:
             "stop": list(sampling.stop),
             "detokenize": bool(sampling.stop),
         }
-        self._params = vllm.SamplingParams
 
     def changed(self) -> None:
         """The weights will be pushed before the next sample."""
@@ -114,7 +95,9 @@ class VLLMEngine:
             )
         token = [row[mask == 1].tolist() for row, mask in zip(prompt.id, prompt.mask, strict=True)]
         request = [{"prompt_token_ids": token[slot]} for slot in group.tolist()]
-        params = [self._params(seed=seed, **self._request) for seed in rollout_seed(noise).tolist()]
+        from vllm import SamplingParams
+
+        params = [SamplingParams(seed=seed, **self._request) for seed in rollout_seed(noise).tolist()]
         return self._padded([one.outputs[0] for one in self._llm.generate(request, params, use_tqdm=False)])
 
     def sample(self, prompt: Prompt, group: Tensor, noise: Noise) -> Sample:
@@ -142,3 +125,46 @@ class VLLMEngine:
         length = torch.tensor([len(one.token_ids) for one in output])
         device = self._policy.device
         return Drawn(completion.to(device), logprob.to(device), length.to(device))
+
+
+@lru_cache(maxsize=1)
+def _start(folder: str, dtype: str, setting: VLLMSetting, cpu: bool, parallel: bool) -> Any:
+    """vLLM's engine for a model, with random weights; runs that follow each other in a process share it."""
+    # In this process, so that weights are handed over as they are; nothing is reported to anybody.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    for name, value in {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}.items():
+        os.environ.setdefault(name, value)
+    if cpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    import vllm
+
+    with _without_llvm():
+        return vllm.LLM(
+            model=folder,
+            dtype=dtype,
+            max_model_len=setting.max_model_len,
+            gpu_memory_utilization=setting.gpu_memory_utilization,
+            enforce_eager=cpu if setting.enforce_eager is None else setting.enforce_eager,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            load_format="dummy",
+            # On CPUs vLLM keeps a packed copy of the output head, and reloads none that shares the embedding's weights;
+            # as two they both are.
+            hf_overrides={"tie_word_embeddings": False},
+            disable_log_stats=True,
+            seed=0,
+            **({"distributed_executor_backend": "external_launcher"} if parallel else {}),
+        )
+
+
+@contextmanager
+def _without_llvm() -> Iterator[None]:
+    """Hides numba's handle of LLVM: it answers to every name, and vLLM 0.32 on CPUs, when it looks for its kernels in
+    all modules that are loaded, takes it for one."""
+    name = "llvmlite.binding.ffi"
+    hidden = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            sys.modules[name] = hidden
