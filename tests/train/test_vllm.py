@@ -1,5 +1,7 @@
 """Rollouts by a real vLLM engine on a tiny model; needs vLLM, see docs/scale.md for an environment on CPUs."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -147,7 +149,7 @@ def test_completions_end_at_the_end_of_text_at_a_stop_token_at_a_stop_text_or_at
     assert torch.equal(stopped.length, torch.where(at.any(1), at.float().argmax(1) + 1, free.length))
     assert at.any()
     text = decode(policy, free.completion, free.length.tolist())
-    pair = (a + b for one in text for a, b in zip(one, one[1:], strict=False))
+    pair = (a + b for one in text for a, b in pairwise(one))
     stop = next(one for one in pair if one.isascii() and one.isprintable())
     texts = make_engine(policy, wide_llama_folder, stop=(stop,)).draw(prompt, group, noise(range(300)))
     for i, whole in enumerate(text):
