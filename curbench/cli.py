@@ -23,7 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-EXTRA_OF = {"transformers": "train", "tensorboard": "train", "reasoning_gym": "tasks", "vllm": "vllm", "ray": "ray"}
+EXTRA_OF = {
+    "transformers": "train",
+    "tensorboard": "train",
+    "reasoning_gym": "tasks",
+    "peft": "lora",
+    "vllm": "vllm",
+    "ray": "ray",
+}
 """Optional modules, and the extra that brings each."""
 
 SET_ELSEWHERE = {
@@ -49,9 +56,17 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue what --out alre
 
 
 def main() -> None:
-    """Entry point: bad input is one sentence on stderr and exit code 2 (CURBENCH_DEBUG=1 shows the traceback)."""
+    """Entry point: what went wrong is one sentence on stderr (CURBENCH_DEBUG=1 shows the traceback).
+
+    Exit code 2 is bad input, 1 a run that the machine or its numbers stopped.
+    """
     try:
         app()
+    except (FloatingPointError, MemoryError) as error:
+        if os.environ.get("CURBENCH_DEBUG"):
+            raise
+        print(f"curbench: {error}", file=sys.stderr)
+        sys.exit(1)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sentence = str(error)
         if isinstance(error, ModuleNotFoundError):

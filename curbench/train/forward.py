@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -19,12 +20,21 @@ class Forward:
 
     temperature  of sampling; log-probabilities are those of the distribution that was sampled from
     micro_batch  rollouts per pass; bounds memory, never the result
+    precision    "float32", or "bfloat16" for matrix products and the cache of keys and values: weights, sums,
+                 softmaxes and log-probabilities stay float32
     """
 
-    def __init__(self, policy: Policy, *, temperature: float, micro_batch: int) -> None:
+    def __init__(self, policy: Policy, *, temperature: float, micro_batch: int, precision: str = "float32") -> None:
         self.policy = policy
         self.temperature = temperature
         self.micro_batch = micro_batch
+        self.precision = precision
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """What every pass of the model runs in, sampling included."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.policy.device.type, getattr(torch, self.precision))
 
     def parts(self, row: Array, length: Array) -> Iterator[Tensor]:
         """Rows in parts of at most ``micro_batch``, rollouts of like length together so that little is padding."""
@@ -40,9 +50,10 @@ class Forward:
         length = rollouts.length[row.cpu().numpy()]
         slot, group = torch.unique(rollouts.group[row], return_inverse=True)
         width = int(length.max())
-        value = completion_logprob(
-            self.policy, rollouts.prompt.select(slot), group, rollouts.completion[row, :width], self.temperature
-        )
+        with self.autocast():
+            value = completion_logprob(
+                self.policy, rollouts.prompt.select(slot), group, rollouts.completion[row, :width], self.temperature
+            )
         return value, length_mask(torch.tensor(length, device=value.device), width)
 
     @torch.no_grad()

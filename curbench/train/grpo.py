@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,9 +17,13 @@ from curbench import philox
 from curbench.averaging import CheckpointAverage
 from curbench.suites import Suite
 from curbench.train.forward import Forward
+from curbench.train.length import overlong_penalty
+from curbench.train.lora import adapt
+from curbench.train.memory import out_of_memory
 from curbench.train.objective import Objective
 from curbench.train.policy import Policy, Prompt, decode, encode, prompt_view
-from curbench.train.rollout import BuiltinEngine, Engine, Noise, TokenRollouts
+from curbench.train.reference import Reference
+from curbench.train.rollout import BuiltinEngine, Drawn, Engine, Noise, Sample, TokenRollouts, stop_rule
 from curbench.train.settings import GRPOConfig
 from curbench.train.snr import SignalToNoise
 from curbench.train.target import TargetGradient
@@ -33,7 +40,10 @@ from curbench.types import (
     UpdateReport,
 )
 
+Drawing = TypeVar("Drawing", Drawn, Sample)
+
 ADAM_EPS = 1e-8
+ELSEWHERE = "the last checkpoint is whole; run again with a lower grpo.learning_rate or grpo.grad_clip in another --out"
 
 SHOWN = 8
 """Held-out problems, spread evenly, whose first completion is kept for people to read."""
@@ -63,6 +73,8 @@ class GRPOActor:
     ) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        if config.lora is not None:
+            policy = adapt(policy, config.lora, seed)
         self.policy = policy
         self.config = config
         self.policy_step = 0
@@ -74,8 +86,12 @@ class GRPOActor:
         self._rollout_step = 0
         self._snr = SignalToNoise(config.snr) if config.snr else None
         self._average = CheckpointAverage(config.averaging) if config.averaging else None
-        self._parameter = dict(policy.model.named_parameters())
-        self._forward = Forward(policy, temperature=config.temperature, micro_batch=config.micro_batch)
+        self._parameter = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+        self._forward = Forward(
+            policy, temperature=config.temperature, micro_batch=config.micro_batch, precision=config.precision
+        )
+        adapted = config.lora is not None
+        self._reference = Reference(self._forward, self._parameter, adapted=adapted) if config.kl else None
         self._optimizer = torch.optim.AdamW(
             self._parameter.values(),
             lr=config.learning_rate,
@@ -104,7 +120,8 @@ class GRPOActor:
         group = np.repeat(np.arange(len(selection)), selection.rollouts)
         slot = torch.from_numpy(group).to(self.policy.device)
         noise = Noise(self._seed, philox.ROLLOUT, self._rollout_step, np.arange(group.size))
-        drawn = self._engine.sample(prompt, slot, noise)
+        with out_of_memory("a rollout", "lower grpo.rollout_batch, which is all of them unless it is set"):
+            drawn = self._sampled(self._engine.sample, prompt, slot, noise)
         self._rollout_step += 1
         return TokenRollouts(
             selection=selection,
@@ -121,17 +138,28 @@ class GRPOActor:
         )
 
     def reward(self, rollouts: Rollouts) -> Reward:
-        """The verdict of the suite's verifier on every completion, shaped by the length budget if there is one."""
+        """The verdict of the suite's verifier on every completion, shaped by what the settings say of lengths."""
         assert isinstance(rollouts, TokenRollouts)
         problem = np.repeat(rollouts.selection.problem, rollouts.selection.rollouts)
         verdict = self._verify(self._train, problem, rollouts.completion, rollouts.length)
-        budget = self.config.length
-        return verdict if budget is None else budget.shape(verdict, rollouts.length, self.progress)
+        if self.config.length is not None:
+            verdict = self.config.length.shape(verdict, rollouts.length, self.progress)
+        if self.config.overlong:
+            penalty = overlong_penalty(rollouts.length, self.config.max_new_tokens, self.config.overlong)
+            verdict = replace(verdict, reward=verdict.reward + penalty)
+        return verdict
 
     def _encode(self, suite: Suite, problem: Array) -> Prompt:
         text = [suite.prompt(int(i)) for i in problem]
         budget = self.config.length
         return encode(self.policy, text if budget is None else [budget.instruct(one, self.progress) for one in text])
+
+    def _sampled(self, how: Callable[..., Drawing], prompt: Prompt, slot: Tensor, noise: Noise) -> Drawing:
+        with self._forward.autocast():
+            drawn = how(prompt, slot, noise)
+        if not drawn.logprob.isfinite().all():
+            raise FloatingPointError(f"the policy of step {self.policy_step} samples with probability NaN; {ELSEWHERE}")
+        return drawn
 
     def _verify(self, suite: Suite, problem: Array, completion: Tensor, length: Array) -> Reward:
         text = decode(self.policy, completion, length.tolist())
@@ -149,10 +177,18 @@ class GRPOActor:
         guidance   weights of rollouts or tokens in the loss; whether to follow a target gradient, see ``train.target``
 
         Rollouts whose advantage is zero have no gradient: they count in the normaliser, and are not run. When no
-        admitted rollout has an advantage, no optimiser step is made and the policy step stays.
+        admitted rollout has an advantage, no optimiser step is made and the policy step stays. With a penalty on the
+        divergence every admitted rollout has a gradient.
+        Raises FloatingPointError, before the weights are touched, for a loss or gradient that is not finite, and
+        MemoryError when the machine has too little memory.
         """
         assert isinstance(rollouts, TokenRollouts)
-        value = np.asarray(advantage, np.float64)
+        with out_of_memory("an update", "lower grpo.micro_batch"):
+            return self._update(rollouts, np.asarray(advantage, np.float64), admitted, guidance)
+
+    def _update(self, rollouts: TokenRollouts, value: Array, admitted: Array, guidance: Guidance) -> UpdateReport:
+        if self.config.drop_truncated:
+            guidance = guidance.only(~self._truncated(rollouts))
         alignment = None if guidance.target is None else self._target.align(rollouts, value, guidance.target)
         weight = None
         if guidance.weight is not None:
@@ -164,13 +200,16 @@ class GRPOActor:
             ratio = np.minimum(ratio, self.config.importance_cap)
             weight = ratio if weight is None else weight * ratio
         group = np.repeat(np.arange(len(admitted)), np.diff(rollouts.offset))
+        reference = None
+        if self._reference is not None:
+            reference = self._reference.logprob(rollouts, np.flatnonzero(admitted[group]))
         sums: dict[str, float] = {}
         steps = 0
         for _ in range(self.config.epochs):
             for slot in np.array_split(np.flatnonzero(admitted), self.config.minibatches):
                 row = np.flatnonzero(np.isin(group, slot))
-                if np.any(value[row]):
-                    for name, number in self._step(rollouts, row, value, weight).items():
+                if np.any(value[row]) or (reference is not None and row.size):
+                    for name, number in self._step(rollouts, row, value, weight, reference).items():
                         sums[name] = sums.get(name, 0.0) + number
                     steps += 1
         self.policy_step += steps > 0
@@ -185,9 +224,20 @@ class GRPOActor:
             self.policy_step, partial(self._new_logprob, rollouts, self.policy_step), alignment, metrics
         )
 
-    def _step(self, rollouts: TokenRollouts, row: Array, value: Array, factor: Array | None) -> dict[str, float]:
+    def _truncated(self, rollouts: TokenRollouts) -> Array:
+        """bool[R], completions that were cut at the limit of new tokens: nothing ended them."""
+        config, completion = self.config, rollouts.completion
+        last = completion.cpu().numpy()[np.arange(rollouts.length.size), rollouts.length - 1]
+        cut = (rollouts.length == config.max_new_tokens) & ~np.isin(last, self.policy.eos + config.stop_tokens)
+        if config.stop and cut.any():
+            cut[cut] = ~stop_rule(self.policy, config.stop)(completion[torch.from_numpy(cut)]).cpu().numpy()
+        return cut
+
+    def _step(
+        self, rollouts: TokenRollouts, row: Array, value: Array, factor: Array | None, reference: Array | None
+    ) -> dict[str, float]:
         """One optimiser step on the rollouts ``row``, tokens weighted by ``factor``; sums for the metrics."""
-        objective = Objective(self._forward, self.config, rollouts, row, value, factor)
+        objective = Objective(self._forward, self.config, rollouts, row, value, factor, reference)
         self._optimizer.zero_grad()
         rate = self.config.learning_rate * self.config.schedule(self.progress)
         if self._snr is None:
@@ -197,6 +247,11 @@ class GRPOActor:
         self._optimizer.param_groups[0]["lr"] = rate
         norm_l1 = sum(float(p.grad.abs().sum()) for p in self._parameter.values() if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self._parameter.values(), self.config.grad_clip)
+        if not (isfinite(objective.sums["loss"]) and isfinite(norm)):
+            raise FloatingPointError(
+                f"the update at step {self.policy_step} has loss {objective.sums['loss']:g} and gradient norm "
+                f"{float(norm):g}, so it was not made; {ELSEWHERE}"
+            )
         self._optimizer.step()
         return {**objective.sums, "grad_norm": float(norm), "grad_norm_l1": norm_l1, "learning_rate": rate}
 
@@ -247,6 +302,8 @@ class GRPOActor:
             "ratio_mean": sums.get("ratio", tokens) / tokens,
             "clip_fraction": sums.get("clipped", 0.0) / tokens,
             "log_ratio_sq": sums.get("log_ratio_sq", 0.0) / tokens,
+            "approx_kl": sums.get("divergence", 0.0) / tokens,
+            **({} if self._reference is None else {"kl": sums.get("kl", 0.0) / tokens}),
             "entropy": -float(rollouts.logprob.sum()) / float(rollouts.length.sum()),
             "learning_rate": sums.get("learning_rate", 0.0) / max(steps, 1),
             "sampler_gap": float(np.abs(rollouts.logprob - rollouts.sampler_logprob).sum() / rollouts.length.sum()),
@@ -300,7 +357,8 @@ class GRPOActor:
             distinct, group = np.unique(problem[index[row]], return_inverse=True)
             slot = torch.from_numpy(group).to(self.policy.device)
             noise = Noise(config.evaluation_seed, philox.EVALUATION, 0, row)
-            drawn = self._engine.draw(self._encode(self._test, distinct), slot, noise)
+            with out_of_memory("an evaluation", "lower grpo.evaluation_batch"):
+                drawn = self._sampled(self._engine.draw, self._encode(self._test, distinct), slot, noise)
             length = drawn.length.cpu().numpy()
             tokens += int(length.sum())
             success[row] = self._verify(self._test, problem[index[row]], drawn.completion, length).success
@@ -316,8 +374,13 @@ class GRPOActor:
             shown=tuple(shown),
         )
 
+    def save(self, folder: Path) -> None:
+        """Writes a normal Hugging Face folder, tokenizer included; with adapters one of peft, which names its base."""
+        self.policy.model.save_pretrained(folder)
+        self.policy.tokenizer.save_pretrained(folder)
+
     def state(self) -> dict[str, Any]:
-        """Everything needed to continue exactly: weights, moments and counters as arrays and integers.
+        """Everything needed to continue exactly: trained weights, moments and counters as arrays and integers.
 
         16-bit weights are stored as float32, which holds them exactly.
         """

@@ -37,6 +37,19 @@ def band(length: Array, budget: float) -> Array:
     return np.clip(2.0 - np.asarray(length) / budget, 0.0, 1.0)
 
 
+def overlong_penalty(length: Array, limit: int, share: float) -> Array:
+    """f64[R] in [-1, 0]: 0 up to limit - c, then falling linearly to -1 at the limit, c = max(1, round(share limit)).
+
+    length   i[R], tokens of each completion, at most ``limit``
+    Source   soft overlong punishment, Yu et al. 2025 (2503.14476) eq. 13: limit 20,480, c = 4,096.
+
+    >>> overlong_penalty(np.array([8, 16, 18, 20]), 20, 0.2)
+    array([ 0. ,  0. , -0.5, -1. ])
+    """
+    cache = max(1, round(share * limit))
+    return np.clip((limit - cache - np.asarray(length)) / cache, -1.0, 0.0)
+
+
 REWARDS = {"triangle": triangle, "band": band}
 
 

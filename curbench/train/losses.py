@@ -1,17 +1,9 @@
-"""Policy-gradient losses with clipped ratios: GRPO, GSPO, DAPO and Dr. GRPO are settings of the same two functions.
+"""Policy-gradient losses with clipped ratios: GRPO, Dr. GRPO, GSPO, DAPO and RLOO are settings of the same functions.
 
-The loss is always -sum(weight * surrogate) over tokens. ``surrogate`` knows the ratio and the clip, ``token_weight``
-the aggregation. Because the weights are fixed before the first forward pass, a batch may be split into any
-micro-batches, and their gradients add up to that of the whole.
-
-=========  ==========  ===============  ======================
-method     ratio       aggregation      clip (low, high)
-=========  ==========  ===============  ======================
-GRPO       token       sequence_mean    0.2, 0.2
-DAPO       token       token_mean       0.2, 0.28
-Dr. GRPO   token       constant         0.2, 0.2
-GSPO       sequence    sequence_mean    3e-4, 4e-4
-=========  ==========  ===============  ======================
+The loss is always -sum(weight * (surrogate - kl * divergence)) over tokens. ``surrogate`` knows the ratio and the clip,
+``token_weight`` the aggregation. Because the weights are fixed before the first forward pass, a batch may be split into
+any micro-batches, and their gradients add up to that of the whole. Which settings make up a method:
+``settings.PRESETS``.
 """
 
 from __future__ import annotations
@@ -21,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RATIOS = ("token", "sequence")
+RATIOS = ("token", "sequence", "likelihood")
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
+KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Surrogate:
     """The clipped objective of every token, and what is worth knowing about its ratio; all f32[R, L], 0 off the mask.
 
     value      min(ratio * A, clip(ratio) * A)
-    ratio      pi_new / pi_old, of the token or of its whole sequence
+    ratio      pi_new / pi_old, of the token or of its whole sequence; gradients flow through it
     clipped    1 where the clip binds, so that the token has no gradient
     log_ratio  log pi_new - log pi_old of the token
     """
@@ -90,10 +83,17 @@ def surrogate(
     logprob, old_logprob  f32[R, L], of the policy being trained and of the one that sampled
     advantage             f32[R]
     length                i64[R], tokens of each rollout; values beyond it are ignored, whatever they are
-    ratio                 "token": rho_t = pi_new / pi_old of the token; "sequence": exp(mean_t log rho_t), the same for
-                          every token of a rollout
+    ratio                 "token": rho_t = pi_new / pi_old of the token; "sequence": exp(mean_t log rho_t) and
+                          "likelihood": exp(sum_t log rho_t), the same for every token of a rollout
     Raises                ValueError for an unknown ratio.
     Source                Schulman et al. 2017 (1707.06347) eq. 7; sequence ratio: Zheng et al. 2025 (2507.18071) eq. 7.
+
+    With "likelihood", "sequence_mean" and no clip in reach the gradient is that of mean_i A_i log pi(y_i): REINFORCE.
+
+    >>> old = torch.log(torch.tensor([[0.5, 0.5]]))
+    >>> new = torch.log(torch.tensor([[0.6, 0.9]]))
+    >>> surrogate(new, old, torch.tensor([2.0]), torch.tensor([2])).value  # ratios 1.2 and 1.8, the second clipped
+    tensor([[2.4000, 2.4000]])
     """
     mask = length_mask(length, logprob.shape[1])
     log_ratio = torch.where(mask > 0, logprob - old_logprob, 0.0)
@@ -101,9 +101,39 @@ def surrogate(
         rho = log_ratio.exp()
     elif ratio == "sequence":
         rho = (log_ratio.sum(1) / length).exp()[:, None].expand_as(log_ratio)
+    elif ratio == "likelihood":
+        rho = log_ratio.sum(1).exp()[:, None].expand_as(log_ratio)
     else:
         raise ValueError(f"ratio must be one of {', '.join(RATIOS)}; got {ratio!r}")
     gain = rho * advantage[:, None]
     bounded = rho.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage[:, None]
     clipped = (bounded < gain).float() * mask
-    return Surrogate(torch.minimum(gain, bounded) * mask, rho.detach() * mask, clipped, log_ratio.detach())
+    return Surrogate(torch.minimum(gain, bounded) * mask, rho * mask, clipped, log_ratio.detach())
+
+
+def divergence(logprob: Tensor, reference: Tensor, length: Tensor, estimator: str = "k3") -> Tensor:
+    """f32[R, L], an estimate of KL(pi | pi_ref) from every sampled token, 0 off the mask.
+
+    With d = log pi - log pi_ref of the token, sampled from pi:
+        k1  d                   unbiased; as a loss its gradient is 0 in expectation
+        k2  d^2 / 2             biased, never negative; as a loss its gradient is that of the divergence
+        k3  exp(-d) - 1 + d     unbiased, never negative; as a loss its gradient is that of KL(pi_ref | pi)
+    Multiplied by the ratio pi / pi_old, k1 and k3 have the divergence's own gradient, whoever sampled.
+
+    logprob, reference  f32[R, L], under the policy being trained and the reference
+    length              i64[R], tokens of each rollout; values beyond it are ignored, whatever they are
+    Raises              ValueError for an unknown estimator.
+    Source              Schulman 2020, "Approximating KL Divergence"; k3: Shao et al. 2024 (2402.03300) eq. 4.
+
+    >>> divergence(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.tensor([2]), "k2").tolist()
+    [[0.0, 0.5]]
+    """
+    mask = length_mask(length, logprob.shape[1])
+    d = torch.where(mask > 0, logprob - reference, 0.0)
+    if estimator == "k1":
+        return d
+    if estimator == "k2":
+        return d.square() / 2
+    if estimator == "k3":
+        return torch.expm1(-d) + d
+    raise ValueError(f"kl_estimator must be one of {', '.join(KL_ESTIMATORS)}; got {estimator!r}")

@@ -245,7 +245,7 @@ def draw(logit: Tensor, uniform: Tensor, temperature: float, top_p: float = 1.0)
     kept = probability if top_p == 1.0 else torch.where(nucleus(probability, top_p), probability, 0.0)
     cumulative = kept.cumsum(1)
     reach = (1.0 - uniform)[:, None] * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, reach)
+    token = torch.searchsorted(cumulative, reach).clamp(max=logit.shape[1] - 1)  # NaN is beyond every sum
     gradient_sq = 1.0 - 2.0 * probability.gather(1, token)[:, 0] + probability.square().sum(1)
     value = logprob.gather(1, token)[:, 0]
     sampler = value if top_p == 1.0 else value - cumulative[:, -1].log().float()

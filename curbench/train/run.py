@@ -28,7 +28,7 @@ from curbench.suites import Suite
 from curbench.train.grpo import GRPOActor
 from curbench.train.policy import Policy, load_policy, prompt_view, shipped_base
 from curbench.train.rollout import Engine
-from curbench.train.settings import GRPOConfig
+from curbench.train.settings import PRESETS, GRPOConfig
 from curbench.train.vllm_engine import VLLMEngine, VLLMSetting
 from curbench.types import Bank
 
@@ -39,7 +39,8 @@ class TrainSpec(BaseModel):
     suite, curator     names; a curator may carry an admission rule, as in ``uniform+nondegenerate``
     budget_*           stop at the first limit reached; rejected rollouts count
     batch, group       B problems per step, G rollouts of each
-    estimator, signal  advantage estimator; signal of the curator's utility, default the curator's own
+    estimator, signal  advantage estimator, default that of ``grpo.loss``; signal of the curator's utility, default the
+                       curator's own
     model              local Hugging Face folder; None is the base model of the suite
     evaluate_every     steps between evaluations on the held-out problems
     checkpoint_every   steps between checkpoints
@@ -47,6 +48,7 @@ class TrainSpec(BaseModel):
                        those of the model before training; None: what the suite ships
     curator_set        hyper-parameters of the curator, as texts
     engine, vllm       who samples, and the settings of vLLM's engine, see ``curbench.train.vllm_engine``
+    save_model         write the trained model, or its adapter, to ``model`` in the directory of the run
     grpo               the actor's own settings
     """
 
@@ -69,7 +71,15 @@ class TrainSpec(BaseModel):
     curator_set: dict[str, str] = {}
     engine: Literal["builtin", "vllm"] = "builtin"
     vllm: VLLMSetting = VLLMSetting()
+    save_model: bool = False
     grpo: GRPOConfig = GRPOConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_brings_its_estimator(cls, value: Any) -> Any:
+        grpo = value.get("grpo") if isinstance(value, dict) else None
+        loss = grpo.get("loss") if isinstance(grpo, dict) else getattr(grpo, "loss", None)
+        return {"estimator": PRESETS[loss].estimator} | value if loss in PRESETS else value
 
     @model_validator(mode="after")
     def _names_exist(self) -> TrainSpec:
@@ -81,6 +91,8 @@ class TrainSpec(BaseModel):
             parse_sources(self.features)
         if self.budget_steps is None and self.budget_rollouts is None and self.budget_tokens is None:
             raise ValueError("a run needs a budget: steps, rollouts or tokens")
+        if self.engine == "vllm" and self.grpo.lora is not None:
+            raise ValueError("engine=vllm takes whole weights, not the adapters of grpo.lora; choose engine=builtin")
         return self
 
     @property
@@ -209,7 +221,10 @@ def train(
             progress=progress,
             pause=pause,
         )
-        record.close(complete=spec.budget.reached(spent))
+        complete = spec.budget.reached(spent)
+        if complete and spec.save_model:
+            actor.save(record.directory / "model")
+        record.close(complete=complete)
     if not record.complete:
         return None
     return result_row(record.directory)

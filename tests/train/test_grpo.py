@@ -413,6 +413,7 @@ def test_metrics_are_finite_and_always_the_same(llama_folder):
         "ratio_mean",
         "clip_fraction",
         "log_ratio_sq",
+        "approx_kl",
         "entropy",
         "learning_rate",
         "sampler_gap",

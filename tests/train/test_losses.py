@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from curbench.train.losses import AGGREGATIONS, RATIOS, surrogate, token_weight
+from curbench.train.losses import AGGREGATIONS, KL_ESTIMATORS, RATIOS, divergence, surrogate, token_weight
 
 R, L = 6, 5
 
@@ -27,7 +27,11 @@ def slow_loss(new, old, advantage, length, ratio, low, high, aggregation, limit)
     for i in range(R):
         n = int(length[i])
         log_ratio = [float(new[i, t] - old[i, t]) for t in range(n)]
-        rho = [exp(v) for v in log_ratio] if ratio == "token" else [exp(sum(log_ratio) / n)] * n
+        rho = {
+            "token": [exp(v) for v in log_ratio],
+            "sequence": [exp(sum(log_ratio) / n)] * n,
+            "likelihood": [exp(sum(log_ratio))] * n,
+        }[ratio]
         a = float(advantage[i])
         rows.append([min(r * a, min(max(r, 1 - low), 1 + high) * a) for r in rho])
     if aggregation == "token_mean":
@@ -99,7 +103,72 @@ def test_a_constant_normaliser_does_not_favour_short_rollouts():
 
 def test_unknown_names_are_refused_with_the_choices():
     new, old, advantage, length = batch()
-    with pytest.raises(ValueError, match="ratio must be one of token, sequence; got 'word'"):
+    with pytest.raises(ValueError, match="ratio must be one of token, sequence, likelihood; got 'word'"):
         surrogate(new, old, advantage, length, ratio="word")
     with pytest.raises(ValueError, match="aggregation must be one of token_mean, sequence_mean, constant; got 'sum'"):
         token_weight(length, L, "sum", L)
+
+
+# --- Divergence -------------------------------------------------------------------------------------------------------
+
+
+def slow_divergence(new, ref, estimator):
+    d = new - ref
+    return {"k1": d, "k2": d**2 / 2, "k3": exp(-d) - 1 + d}[estimator]
+
+
+@pytest.mark.parametrize("estimator", KL_ESTIMATORS)
+def test_divergence_equals_its_formula_and_ignores_padding(estimator):
+    new, ref, _, length = batch(1)
+    beyond = torch.arange(L) >= length[:, None]
+    found = divergence(new.masked_fill(beyond, float("nan")), ref, length, estimator)
+    for i, t in pairs(range(R), range(L)):
+        expected = slow_divergence(float(new[i, t]), float(ref[i, t]), estimator) if t < length[i] else 0.0
+        assert float(found[i, t]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def expected_over_a_vocabulary(estimator, corrected):
+    """(expectation under the policy, its gradient as a loss, KL(pi | ref), its gradient), over four tokens, exactly."""
+    logit = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.0, 0.5, -0.2, 0.4], dtype=torch.float64).log_softmax(0)
+    logprob = logit.log_softmax(0)
+    sampled = logprob.detach().exp()
+    term = divergence(logprob[:, None], reference[:, None], torch.ones(4, dtype=torch.int64), estimator)[:, 0]
+    if corrected:
+        term = term * (logprob - logprob.detach()).exp()
+    (gradient,) = torch.autograd.grad((sampled * term).sum(), logit, retain_graph=True)
+    kl = (logprob.exp() * (logprob - reference)).sum()
+    return (sampled * term).sum(), gradient, kl, torch.autograd.grad(kl, logit)[0]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "corrected", "unbiased", "gradient"),
+    [
+        ("k1", False, True, "zero"),
+        ("k2", False, False, "own"),
+        ("k3", False, True, "other"),
+        ("k1", True, True, "own"),
+        ("k3", True, True, "own"),
+    ],
+)
+def test_what_the_estimators_are_unbiased_for(estimator, corrected, unbiased, gradient):
+    value, found, kl, own = expected_over_a_vocabulary(estimator, corrected)
+    assert torch.allclose(value, kl) == unbiased
+    assert torch.allclose(found, own, atol=1e-12) == (gradient == "own")
+    assert torch.allclose(found, torch.zeros_like(found), atol=1e-12) == (gradient == "zero")
+
+
+def test_an_unknown_estimator_is_refused_with_the_choices():
+    new, old, _, length = batch()
+    with pytest.raises(ValueError, match="kl_estimator must be one of k1, k2, k3; got 'k4'"):
+        divergence(new, old, length, "k4")
+
+
+def test_the_likelihood_ratio_on_policy_is_reinforce():
+    new, _, advantage, length = batch()
+    new.requires_grad_()
+    term = surrogate(new, new.detach(), advantage, length, ratio="likelihood")
+    weight = token_weight(length, L, "sequence_mean", L)
+    (grad,) = torch.autograd.grad((weight * term.value).sum(), new)
+    inside = torch.arange(L) < length[:, None]
+    np.testing.assert_allclose(grad, inside * advantage[:, None] / R, rtol=1e-6)
