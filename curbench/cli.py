@@ -570,12 +570,15 @@ def replay(
 def report(
     directory: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders or files that other verbs wrote.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write.")] = Path("report.html"),
+    pack: Annotated[
+        Path | None, typer.Option(metavar="FILE.runs.parquet", help="Also keep the training runs, in one file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make one self-contained HTML page of simulations, kernel timings and training runs."""
     from curbench.report import write_report
 
-    summary = write_report(directory, out)
+    summary = write_report(directory, out, pack=pack)
     emit(summary) if as_json else print(f"report: {out.resolve()}")
 
 

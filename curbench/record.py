@@ -102,23 +102,38 @@ def require_keys(where: object, value: Any, *keys: str) -> None:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
 
 
-def read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one per line; raises ValueError, naming file and line, if one lacks a key."""
+def read_lines(source: Path | str, *keys: str, where: Path | None = None, torn: bool = False) -> list[dict[str, Any]]:
+    """The JSON objects of a file, or text, one per line; raises ValueError, naming file and line, if one lacks a key.
+
+    where  what errors name; default the file
+    torn   leave out a last line that a kill has cut short
+    """
+    text = source.read_text(errors="replace") if isinstance(source, Path) else source
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    line = text.split("\n")
+    if torn or not line[-1]:
+        line.pop()
+    for number, one in enumerate(line, start=1):
+        place = f"{where or source} line {number}"
         try:
-            rows.append(json.loads(line))
+            rows.append(json.loads(one))
         except ValueError as error:
-            raise ValueError(f"{path} line {number} is not JSON: {error}") from None
-        require_keys(f"{path} line {number}", rows[-1], *keys)
+            raise ValueError(f"{place} is not JSON: {error}") from None
+        require_keys(place, rows[-1], *keys)
     return rows
 
 
-def read_evaluations(directory: Path) -> list[dict[str, Any]]:
-    """The evaluations of a run, at least one and all on as many problems; raises ValueError, naming the file."""
+def read_evaluations(directory: Path, source: Path | str | None = None, *, torn: bool = False) -> list[dict[str, Any]]:
+    """The evaluations of a run, at least one unless ``torn``, and all on as many problems.
+
+    source  file or text, see ``read_lines``; default that of the directory
+    torn    of a run that has not ended
+    Raises  ValueError, naming the file
+    """
     path = directory / "evals.jsonl"
-    rows = read_lines(path, "step", "rollouts", "tokens", "pass_rate", "success", "n")
-    if not rows:
+    keys = ("step", "rollouts", "tokens", "pass_rate", "success", "n")
+    rows = read_lines(path if source is None else source, *keys, where=path, torn=torn)
+    if not rows and not torn:
         raise ValueError(f"{path} holds no evaluation, though the run is complete; run it again with another --out")
     sizes = sorted({len(row[name]) for row in rows for name in ("success", "n")})
     if len(sizes) > 1:

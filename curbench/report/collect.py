@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curbench.record import read_evaluations, read_json, read_lines, require_keys
+from curbench.record import read_evaluations, read_json, read_lines, require_keys, write_atomic
 from curbench.sim.grid import read_unit
 from curbench.sim.learner_grid import read_learner_unit
-from curbench.types import Array
+
+PACK = ".runs.parquet"
+"""How the name of a pack of training runs ends."""
+
+Lines = Path | str
+"""A file of JSON lines, or their text."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One finished run: spec, environments, rows per step, evaluations and the slots it selected."""
+    """One run: spec, environments, rows per step, evaluations; strata are the names of its bank's, where it said."""
 
     directory: Path
     spec: dict[str, Any]
@@ -27,8 +33,13 @@ class TrainingRun:
     status: str
     step: list[dict[str, Any]]
     evaluation: list[dict[str, Any]]
-    selected_step: Array
-    selected_problem: Array
+    strata: tuple[str, ...] = ()
+
+    def until(self, tokens: int) -> TrainingRun:
+        """The run as it stood at its last evaluation within so many tokens."""
+        evaluation = [row for row in self.evaluation if row["tokens"] <= tokens]
+        step = [row for row in self.step if row["step"] <= evaluation[-1]["step"]]
+        return replace(self, evaluation=evaluation, step=step)
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Collection:
     training: list[TrainingRun] = field(default_factory=list)
     environment: list[dict[str, Any]] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
-    """Directories of training runs that have not used up their budget; nothing else of them is read."""
+    """Directories of training runs that have not used up their budget."""
 
 
 def collect(paths: list[Path]) -> Collection:
@@ -54,7 +65,8 @@ def collect(paths: list[Path]) -> Collection:
     for root in paths:
         if not root.exists():
             raise ValueError(f"{root} does not exist; give folders that sim, sweep, bench or train wrote with --out")
-        units = [path for path in root.rglob("*.parquet") if path.parent.name in UNITS]
+        parquet = root.rglob("*.parquet")
+        units = [path for path in parquet if path.parent.name in UNITS or path.name.endswith(PACK)]
         for path in [root] if root.is_file() else sorted([*root.rglob("*.json"), *units]):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
@@ -69,6 +81,10 @@ def collect(paths: list[Path]) -> Collection:
 
 
 def _add(found: Collection, path: Path) -> None:
+    if path.name.endswith(PACK):
+        for where, run, step, evaluation in read_pack(path):
+            _add_run(found, where, run, step, evaluation)
+        return
     if path.suffix == ".parquet":
         kind = path.parent.name if path.parent.name in UNITS else "sweep"
         read, keys = UNITS[kind]
@@ -81,15 +97,7 @@ def _add(found: Collection, path: Path) -> None:
     if not isinstance(content, dict):
         return
     if path.name == "run.json":
-        require_keys(path, content, "spec", "environment", "status")
-        if "learner" in content["spec"]:
-            return  # the steps of a simulated run, whose results are in the file of its unit
-        if content["status"] == "complete":
-            run = _read_run(path, content)
-            found.training.append(run)
-            found.environment.extend(run.environment)
-        else:
-            found.unfinished.append(path.parent)
+        _add_run(found, path, content, *(path.parent / name for name in ("steps.jsonl", "evals.jsonl")))
     elif {"row", "round", "curve"} <= content.keys():
         require_keys(path, content, "bound_curve", "lower_curve")
         _check(path, content, SIMULATION)
@@ -141,30 +149,75 @@ def _check(path: Path, content: dict[str, Any], keys: dict[str, str]) -> None:
         require_keys(f"{path}: {place}", value, *names.split())
 
 
-def _read_run(path: Path, content: dict[str, Any]) -> TrainingRun:
-    require_keys(f"{path}: spec", content["spec"], "suite", "curator", "seed")
-    for one in content["environment"]:
+def _add_run(found: Collection, path: Path, run: dict[str, Any], step: Lines, evaluation: Lines) -> None:
+    """Adds a training run. path: of its run.json, for errors; step and evaluation: files or their text."""
+    require_keys(path, run, "spec", "environment", "status")
+    require_keys(f"{path}: spec", run["spec"], "suite", "curator", "seed")
+    for one in run["environment"]:
         require_keys(f"{path}: environment", one, *ENVIRONMENT.split())
-    step = read_lines(path.parent / "steps.jsonl", "step", "degenerate", "seconds")
-    evaluation = read_evaluations(path.parent)
-    files = sorted((path.parent / "selections").glob("*.parquet"))
-    selected = np.concatenate([np.empty((2, 0), np.int64), *map(_read_slots, files)], axis=1)
-    return TrainingRun(
+    complete = run["status"] == "complete"
+    if not complete:
+        found.unfinished.append(path.parent)
+        if isinstance(evaluation, Path) and not evaluation.exists():
+            return
+    evaluations = read_evaluations(path.parent, evaluation, torn=not complete)
+    if not evaluations:
+        return
+    one = TrainingRun(
         directory=path.parent,
-        spec=content["spec"],
-        environment=content["environment"],
-        status=content["status"],
-        step=step,
-        evaluation=evaluation,
-        selected_step=selected[0],
-        selected_problem=selected[1],
+        spec=run["spec"],
+        environment=run["environment"],
+        status=run["status"],
+        step=read_lines(step, "step", "degenerate", "seconds", where=path.parent / "steps.jsonl", torn=not complete),
+        evaluation=evaluations,
+        strata=tuple(run.get("bank", {}).get("strata", ())),
     )
+    found.training.append(one)
+    found.environment.extend(one.environment)
 
 
-def _read_slots(path: Path) -> Array:
-    """i64[2, n], step and problem of the slots in one part of a run's selections."""
+def write_pack(out: Path, runs: list[TrainingRun]) -> None:
+    """Puts training runs into one compressed file from which the page can be made again, floats to six digits.
+
+    Raises ValueError unless the name of ``out`` ends in ``.runs.parquet``.
+    """
+    if not out.name.endswith(PACK):
+        raise ValueError(f"a pack of runs is named SOMETHING{PACK}; got {out.name}")
+    root = os.path.commonpath([run.directory for run in runs]) if len(runs) > 1 else runs[0].directory.parent
+    row = [
+        {
+            "directory": str(run.directory.relative_to(root)),
+            "run": json.dumps(
+                {"spec": run.spec, "environment": run.environment, "status": run.status, "bank": {"strata": run.strata}}
+            ),
+            "steps": _lines(run.step),
+            "evaluations": _lines(run.evaluation),
+        }
+        for run in runs
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(row), sink, compression="zstd", compression_level=19)
+    write_atomic(out, sink.getvalue().to_pybytes())
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    """One JSON object per line, floats to six digits."""
+    return "".join(json.dumps(_rounded(row)) + "\n" for row in rows)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def read_pack(path: Path) -> Iterator[tuple[Path, dict[str, Any], str, str]]:
+    """(where its run.json was, run, steps, evaluations) of every run in a pack; raises ValueError, naming the file."""
     try:
-        table = pq.read_table(path, columns=["step", "problem"])
-        return np.array([table["step"], table["problem"]], np.int64)
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        table = pq.read_table(path, columns=["directory", "run", "steps", "evaluations"]).to_pylist()
+        for row in table:
+            yield path / row["directory"] / "run.json", json.loads(row["run"]), row["steps"], row["evaluations"]
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a pack of training runs: {error}") from None

@@ -94,25 +94,52 @@ def _size(row: dict[str, Any]) -> int:
     return int(row["size"])
 
 
-def learning_figure(suite: str, curve: dict[str, Curve]) -> str:
-    """Held-out pass rate against generated tokens: mean over seeds, band over problems, thin lines per seed."""
-    label = {name: wrap(name, 100) for name in curve}
+def learning_figure(suite: str, curve: dict[str, dict[str, Curve]]) -> str:
+    """Held-out pass rate against tokens and seconds: mean over seeds, band over problems, thin lines per seed.
+
+    curve  by axis ("tokens" or "seconds"), then by curator
+    """
+    names = list(next(iter(curve.values())))
+    label = {name: wrap(name, 100) for name in names}
     lines = sum(text.count("\n") + 1 for text in label.values())
-    below = max(map(len, curve)) > 40  # long labels would cover the curves
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 4.2 + 0.18 * lines * below))
-        for colour, (name, one) in zip(colours(), curve.items(), strict=False):
-            axis.plot(one.tokens, one.mean, color=colour, linewidth=2, marker="o", markersize=3, label=label[name])
-            axis.fill_between(one.tokens, one.lo, one.hi, color=colour, alpha=0.12, linewidth=0)
-            for tokens, rate in one.seed:
-                axis.plot(tokens, rate, color=colour, linewidth=0.6, alpha=0.6)
-        axis.set(xlabel="generated training tokens, rejected ones included", ylabel="held-out pass rate", title=suite)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x else "0"))
-        if below:
-            figure.legend(fontsize=8, loc="outside lower center")
-        else:
-            axis.legend(fontsize=8, loc="lower right")
+        columns = 1 if max(map(len, label.values())) > 40 else 4
+        rows = lines if columns == 1 else -(-len(names) // columns)
+        figure, axes = plt.subplots(1, len(curve), figsize=(5.6 * len(curve), 3.9 + 0.18 * rows), squeeze=False)
+        for axis, (kind, curves) in zip(axes.flat, curve.items(), strict=True):
+            for colour, (name, one) in zip(colours(), curves.items(), strict=False):
+                axis.plot(one.at, one.mean, color=colour, linewidth=2, marker="o", markersize=3, label=label[name])
+                axis.fill_between(one.at, one.lo, one.hi, color=colour, alpha=0.08, linewidth=0)
+                for x, rate in one.seed:
+                    axis.plot(x, rate, color=colour, linewidth=0.5, alpha=0.45)
+            axis.set(xlabel=AXIS[kind], ylabel="held-out pass rate")
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
+        handle, text = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handle, text, fontsize=8, loc="outside lower center", ncols=columns)
         return svg(figure, f"Learning curves on {suite}")
+
+
+AXIS = {
+    "tokens": "generated training tokens, rejected ones included",
+    "seconds": "seconds of training, evaluations left out",
+}
+
+
+def stratum_rates_figure(suite: str, names: tuple[str, ...], curve: dict[str, dict[str, Curve]]) -> str:
+    """Held-out pass rate against tokens, one panel per stratum, a line per curator. curve: by stratum, by curator."""
+    with plt.rc_context(STYLE):
+        curators = list(next(iter(curve.values())))
+        figure, axes = panels(len(curve), 2.8, 2.2, legend_rows=-(-len(curators) // 4))
+        for axis, (stratum, curves) in zip(axes.flat, curve.items(), strict=False):
+            for colour, (name, one) in zip(colours(), curves.items(), strict=False):
+                axis.plot(one.at, one.mean, color=colour, linewidth=1.4, label=wrap(name, 40))
+            axis.set(title=names[int(stratum)] if int(stratum) < len(names) else stratum, xlabel="tokens")
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
+            axis.margins(y=0.1)
+        axes[0, 0].set_ylabel("held-out pass rate")
+        handle, label = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handle, label, loc="outside lower center", ncols=4, fontsize=8)
+        return svg(figure, f"Pass rate by stratum on {suite}")
 
 
 def stratum_figure(share: dict[str, tuple[Array, Array]], names: tuple[str, ...]) -> str:

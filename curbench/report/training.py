@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from math import nan
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,11 +17,11 @@ from curbench.types import Array
 class Curve(NamedTuple):
     """Held-out pass rate of one curator: mean over seeds with an interval over problems, and every seed's own line."""
 
-    tokens: Array  # f64[n], generated training tokens, mean over seeds
+    at: Array  # f64[n], generated training tokens or seconds of training, mean over seeds
     mean: Array  # f64[n]
     lo: Array
     hi: Array
-    seed: list[tuple[Array, Array]]  # (tokens, pass rate) of each seed
+    seed: list[tuple[Array, Array]]  # (tokens or seconds, pass rate) of each seed
 
 
 class Result(NamedTuple):
@@ -37,7 +38,6 @@ class Result(NamedTuple):
     versus_uniform: Interval | None  # after minus uniform's after, paired likewise
     degenerate: float  # share of groups with all rewards equal
     support: float  # effective share of the bank that was drawn from, mean over steps; nan where it was not logged
-    curator_share: float  # share of the time spent in select, signal and curator update
 
 
 def by_setting(runs: list[TrainingRun]) -> dict[str, list[TrainingRun]]:
@@ -109,20 +109,40 @@ def pass_rate(row: dict[str, Any]) -> Array:
     return np.asarray(row["success"], float) / np.asarray(row["n"], float)
 
 
-def learning_curve(runs: list[TrainingRun]) -> Curve:
-    """The curve of one curator's seeds, aligned by step; the last evaluation of each seed counts as the same point."""
+def learning_curve(
+    runs: list[TrainingRun], axis: Literal["tokens", "seconds"] = "tokens", stratum: int | None = None
+) -> Curve:
+    """The curve of one curator's seeds, aligned by step; the last evaluation of each seed counts as the same point.
+
+    axis     what it is drawn against; seconds of training, without evaluations
+    stratum  of the held-out problems that count; default all
+    """
     shared = set.intersection(*({row["step"] for row in run.evaluation[:-1]} for run in runs))
     points = [[row for row in run.evaluation[:-1] if row["step"] in shared] + [run.evaluation[-1]] for run in runs]
-    tokens, band = [], []
+    place = [dict(zip((row["step"] for row in run.evaluation), _axis(run, axis), strict=True)) for run in runs]
+    at, band = [], []
     for rows in zip(*points, strict=True):
-        tokens.append(np.mean([row["tokens"] for row in rows]))
-        band.append(mean_interval(np.mean([pass_rate(row) for row in rows], axis=0)))
+        at.append(np.mean([x[row["step"]] for x, row in zip(place, rows, strict=True)]))
+        band.append(mean_interval(np.mean([_problem_rates(row, stratum) for row in rows], axis=0)))
     value = np.array([one[:3] for one in band])
     seed = [
-        (np.array([row["tokens"] for row in run.evaluation]), np.array([row["pass_rate"] for row in run.evaluation]))
-        for run in runs
+        (_axis(run, axis), np.array([_problem_rates(row, stratum).mean() for row in run.evaluation])) for run in runs
     ]
-    return Curve(np.array(tokens), value[:, 0], value[:, 1], value[:, 2], seed)
+    return Curve(np.array(at), value[:, 0], value[:, 1], value[:, 2], seed)
+
+
+def _problem_rates(row: dict[str, Any], stratum: int | None) -> Array:
+    rate = pass_rate(row)
+    return rate if stratum is None else rate[np.asarray(row["stratum"]) == stratum]
+
+
+def _axis(run: TrainingRun, axis: str) -> Array:
+    """f64[evaluations], tokens or seconds of training that a run had used at each of its evaluations."""
+    if axis == "tokens":
+        return np.array([row["tokens"] for row in run.evaluation], float)
+    seconds = np.cumsum([0.0, *(sum(row["seconds"].values()) for row in run.step)])
+    step = np.array([0, *(row["step"] for row in run.step)])
+    return seconds[np.searchsorted(step, [row["step"] for row in run.evaluation], side="right") - 1]
 
 
 def results(runs: list[TrainingRun]) -> list[Result]:
@@ -152,7 +172,6 @@ def results(runs: list[TrainingRun]) -> list[Result]:
                 versus_uniform=versus,
                 degenerate=float(np.mean([row["degenerate"] for row in step])) if step else float("nan"),
                 support=_support(step),
-                curator_share=curator_share(same),
             )
         )
     return table
@@ -173,26 +192,43 @@ def _comparable(one: TrainingRun, other: TrainingRun) -> bool:
     return _settings(one)[0] == _settings(other)[0] and _problems(one) == _problems(other)
 
 
-def curator_share(runs: list[TrainingRun]) -> float:
-    """Share of the loop's time that curation cost: selecting, the utility's extra forward pass, and learning.
+class Cost(NamedTuple):
+    """What a step costs, mean over all steps but the first of each process; nan where it was not logged."""
 
-    The first step of each process compiles and is left out; nan when there was no other.
-    """
-    step = []
+    step_s: float
+    curator_ms: float
+    curator_share: float
+    tokens_per_s: float
+    memory_mb: float  # peak
+
+
+def cost(runs: list[TrainingRun]) -> Cost:
+    """The costs of one curator's runs."""
+    step, tokens = [], 0
     for run in runs:
         cold = {process.get("first_step", 1) for process in run.environment}
-        step += [row for row in run.step if row["step"] not in cold]
+        before = [{"tokens": 0}, *run.step]
+        for last, row in zip(before, run.step, strict=False):
+            if row["step"] not in cold:
+                step.append(row)
+                tokens += row.get("tokens", 0) - last.get("tokens", 0)
     total = sum(sum(row["seconds"].values()) for row in step)
-    return sum(row["seconds"][phase] for row in step for phase in CURATOR_PHASES) / total if total else float("nan")
+    curator = sum(row["seconds"][phase] for row in step for phase in CURATOR_PHASES)
+    memory = [row["cost"]["memory_mb"] for run in runs for row in run.step if "cost" in row]
+    peak, n = max(memory, default=nan), len(step) or nan
+    return Cost(total / n, 1e3 * curator / n, curator / (total or nan), tokens / (total or nan), peak)
 
 
-def stratum_share(runs: list[TrainingRun], stratum: Array, strata: int, bins: int = 24) -> tuple[Array, Array]:
-    """(step f64[n], share f64[n, strata]): which strata were selected over time, all seeds together."""
-    step = np.concatenate([run.selected_step for run in runs])
-    problem = np.concatenate([run.selected_problem for run in runs])
+def stratum_share(runs: list[TrainingRun], bins: int = 24) -> tuple[Array, Array] | None:
+    """(step f64[n], share f64[n, strata]): which strata were selected over time, all seeds together, if known."""
+    row = [one for run in runs for one in run.step if "strata" in one]
+    if not row:
+        return None
+    step = np.array([one["step"] for one in row])
+    count = np.array([one["strata"] for one in row], float)
     last = int(step.max())
     edge = np.linspace(0, last, min(bins, last) + 1)
     at = np.clip(np.searchsorted(edge, step, side="left") - 1, 0, edge.size - 2)
-    count = np.zeros((edge.size - 1, strata))
-    np.add.at(count, (at, stratum[problem]), 1)
-    return (edge[:-1] + edge[1:]) / 2, count / np.maximum(count.sum(axis=1, keepdims=True), 1)
+    total = np.zeros((edge.size - 1, count.shape[1]))
+    np.add.at(total, at, count)
+    return (edge[:-1] + edge[1:]) / 2, total / np.maximum(total.sum(axis=1, keepdims=True), 1)

@@ -4,21 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from curbench.provenance import environment
 from curbench.report import sim_figures, write_report
 from curbench.report.collect import TrainingRun, collect
-from curbench.report.page import _result_row
-from curbench.report.training import curator_share, learning_curve, results, stratum_share
+from curbench.report.compare import comparable
+from curbench.report.training import cost, learning_curve, results, stratum_share
+from curbench.report.training_sections import _result_row
 from curbench.sim.arms import make_arms
 from curbench.sim.simulate import keep, result_curves, simulate
 from tests.report.browser import chromium, inspect
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # a layout that does not fit
 
+STRATA = ("easy", "hard", "<b>")
 SECONDS = {"select": 1.0, "rollout": 5.0, "reward": 1.0, "update": 2.0, "signal": 0.5, "curator_update": 0.5}
 
 
@@ -27,25 +27,24 @@ def evaluation(step, tokens, success):
     return row | {"pass_rate": float(np.mean(success)), "stratum": [0] * len(success), "eval_tokens": 10}
 
 
-def training_run(curator, seed, *evaluations, problem=(0, 1, 2, 3), status="complete", **setting):
+def training_run(curator, seed, *evaluations, status="complete", suite="countdown", **setting):
     rows = [evaluation(*one) for one in evaluations]
     drawn = {"effective_share": 0.25 if curator == "uniform" else 0.99}
-    step = [{"step": i + 1, "degenerate": 0.5, "curator": drawn, "seconds": SECONDS} for i in range(rows[-1]["step"])]
-    spec = {"suite": "countdown", "curator": curator, "seed": seed} | setting
-    selected = np.repeat(np.arange(1, rows[-1]["step"] + 1), len(problem))
-    chosen = np.tile(problem, rows[-1]["step"])
-    return TrainingRun(Path(curator, str(seed)), spec, [environment()], status, step, rows, selected, chosen)
+    row = {"degenerate": 0.5, "curator": drawn, "seconds": SECONDS, "strata": [2, 1, 1]}
+    row |= {"cost": {"memory_mb": 100.0 + seed}}
+    step = [{"step": i + 1, "tokens": 50 * (i + 1)} | row for i in range(rows[-1]["step"])]
+    spec = {"suite": suite, "curator": curator, "seed": seed} | setting
+    return TrainingRun(Path(suite, curator, str(seed)), spec, [environment()], status, step, rows, STRATA)
 
 
 def write_run(out, run):
-    directory = out / "countdown" / run.spec["curator"] / str(run.spec["seed"])
-    (directory / "selections").mkdir(parents=True)
+    directory = out / run.directory
+    directory.mkdir(parents=True)
     content = {"spec": run.spec, "environment": run.environment, "status": run.status}
+    content["bank"] = {"problems": 40, "strata": dict.fromkeys(STRATA, 10)}
     (directory / "run.json").write_text(json.dumps(content))
     for name, rows in (("steps", run.step), ("evals", run.evaluation)):
         (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    table = pa.table({"step": run.selected_step, "problem": run.selected_problem})
-    pq.write_table(table, directory / "selections" / "00000002.parquet")
     return directory
 
 
@@ -69,7 +68,8 @@ def test_seeds_are_averaged_and_comparisons_paired():
 
 def test_learning_curves_align_seeds_by_step_and_end_at_each_seeds_last_evaluation():
     curve = learning_curve(UNIFORM)
-    assert curve.tokens.tolist() == [0, 100, 230]
+    assert curve.at.tolist() == [0, 100, 230]
+    assert learning_curve(UNIFORM, "seconds").at.tolist() == [0, 10, 25]
     assert curve.mean.tolist() == [0.5, 0.625, 0.75]
     assert len(curve.seed) == 2
 
@@ -110,19 +110,21 @@ def test_a_curators_own_settings_label_its_runs_and_leave_the_comparison_with_un
 
 
 def test_one_seed_twice_is_refused():
-    with pytest.raises(ValueError, match="sec/0 and sec/0 hold the same run, sec seed 0; give one of them"):
+    with pytest.raises(ValueError, match="sec/0 and countdown/sec/0 hold the same run, sec seed 0; give one of them"):
         results(SEC + SEC)
 
 
 def test_seeds_that_were_evaluated_on_other_problems_are_refused_by_name():
     short = training_run("uniform", 2, (0, 0, [0, 1]), (1, 100, [1, 1]))
-    with pytest.raises(ValueError, match="uniform/1 and uniform/2 were evaluated on 4 and 2 problems"):
+    with pytest.raises(ValueError, match="uniform/1 and countdown/uniform/2 were evaluated on 4 and 2 problems"):
         results([*UNIFORM, short])
 
 
 def test_curation_time_is_selecting_signal_and_learning():
     run = training_run("sec", 0, (0, 0, [0]), (2, 10, [1]))
-    assert curator_share([run]) == pytest.approx(0.2)
+    one = cost([run])
+    assert (one.step_s, one.curator_share, one.curator_ms) == pytest.approx((10.0, 0.2, 2000.0))
+    assert (one.tokens_per_s, one.memory_mb) == (5.0, 100.0)
 
 
 def test_curation_time_leaves_out_the_first_step_of_each_process():
@@ -130,8 +132,8 @@ def test_curation_time_leaves_out_the_first_step_of_each_process():
     run.environment[:] = [{"first_step": 1}, {"first_step": 4}]
     for i in (0, 3):
         run.step[i]["seconds"] = SECONDS | {"select": 1000.0}
-    assert curator_share([run]) == pytest.approx(0.2)
-    assert np.isnan(curator_share([training_run("sec", 0, (0, 0, [0]), (1, 10, [1]))]))
+    assert cost([run]).curator_share == pytest.approx(0.2)
+    assert np.isnan(cost([training_run("sec", 0, (0, 0, [0]), (1, 10, [1]))]).curator_share)
 
 
 def test_a_curator_that_draws_nearly_uniformly_is_pointed_out():
@@ -144,8 +146,7 @@ def test_a_curator_that_draws_nearly_uniformly_is_pointed_out():
 
 
 def test_stratum_shares_add_up_at_every_time():
-    stratum = np.array([0, 0, 1, 2])
-    step, share = stratum_share(UNIFORM, stratum, 3)
+    step, share = stratum_share(UNIFORM)
     assert (np.diff(step) > 0).all()
     np.testing.assert_allclose(share, np.tile([0.5, 0.25, 0.25], (len(step), 1)))
 
@@ -191,7 +192,7 @@ def test_unfinished_runs_are_left_out_and_counted(everything, tmp_path):
     (directory / "evals.jsonl").write_text('{"step": 0, "rew')  # as a run that is being written can look
     summary = write_report([everything], tmp_path / "report.html")
     assert (summary["training_runs"], summary["unfinished_runs"]) == (3, 1)
-    assert "Left out: 1 unfinished run" in (tmp_path / "report.html").read_text()
+    assert ": 1 unfinished run, to be continued" in (tmp_path / "report.html").read_text()
     with pytest.raises(ValueError, match="no results in .*; 1 unfinished run"):
         write_report([directory], tmp_path / "other.html")
 
@@ -237,7 +238,7 @@ def test_a_browser_draws_every_plot_without_a_console_message(everything, tmp_pa
     write_report([everything], tmp_path / "report.html")
     seen = inspect(tmp_path / "report.html")
     assert seen.drawn == seen.pictures == 7
-    assert seen.tables == 5
+    assert seen.tables == 7
     assert seen.console == []
 
 
@@ -247,6 +248,46 @@ def test_the_browser_check_notices_a_broken_page(tmp_path):
     seen = inspect(tmp_path / "bad.html")
     assert (seen.drawn, seen.pictures) == (0, 1)
     assert any("nope is not defined" in line for line in seen.console)
+
+
+def test_a_pack_of_runs_gives_the_same_page(everything, tmp_path):
+    pack = tmp_path / "all.runs.parquet"
+    write_report([everything / "countdown"], tmp_path / "one.html", pack=pack)
+    summary = write_report([pack], tmp_path / "two.html")
+    assert summary["training_runs"] == 3
+    assert (tmp_path / "one.html").read_text() == (tmp_path / "two.html").read_text()
+    with pytest.raises(ValueError, match=r"a pack of runs is named SOMETHING.runs.parquet; got all.parquet"):
+        write_report([everything], tmp_path / "one.html", pack=tmp_path / "all.parquet")
+
+
+def test_runs_that_have_not_ended_are_shown_as_far_as_all_have_come(tmp_path):
+    ends = ((0, 0, [0, 0, 1, 1]), (1, 100, [0, 1, 1, 1]), (2, 200, [1, 1, 1, 1]))
+    for run in (
+        training_run("uniform", 0, *ends, status="running"),
+        training_run("sec", 0, *ends[:2], status="running"),
+    ):
+        with (write_run(tmp_path, run) / "evals.jsonl").open("a") as file:
+            file.write('{"step": 3, "rol')  # as a run that is being written can look
+    runs = comparable(collect([tmp_path]).training)
+    assert [[row["tokens"] for row in run.evaluation] for run in runs] == [[0, 100], [0, 100]]
+    assert [len(run.step) for run in runs] == [1, 1]
+    write_report([tmp_path], tmp_path / "report.html")
+    assert "up to the tokens that every one of them has reached" in (tmp_path / "report.html").read_text()
+    for name in ("uniform", "sec"):
+        write_run(tmp_path, training_run(name, 1, *ends))
+    assert {run.spec["seed"] for run in comparable(collect([tmp_path]).training)} == {1}
+
+
+def test_completions_are_shown_escaped(tmp_path):
+    run = training_run("sec", 0, (0, 0, [0, 1]), (1, 100, [1, 1]))
+    for row in run.evaluation:
+        row["shown"] = [{"problem": 1, "prompt": "<b>?", "text": "<script>\x00" + "x" * 5000, "success": False}]
+    write_run(tmp_path, run)
+    write_report([tmp_path], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;\\x00xx" in page
+    assert "x" * 1000 not in page
 
 
 def test_nothing_found_is_said(tmp_path):
@@ -291,9 +332,10 @@ def test_a_simulation_that_lacks_something_is_named(everything, place, message):
 
 def test_files_that_are_not_text_or_not_parquet_are_named(tmp_path):
     directory = write_run(tmp_path, SEC[0])
-    (directory / "selections" / "00000002.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"00000002.parquet is damaged"):
+    (tmp_path / "some.runs.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"some.runs.parquet is not a pack of training runs"):
         collect([tmp_path])
+    (tmp_path / "some.runs.parquet").unlink()
     (directory / "run.json").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"run.json is not JSON"):
         collect([tmp_path])
