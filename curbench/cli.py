@@ -30,6 +30,9 @@ EXTRA_OF = {
     "peft": "lora",
     "vllm": "vllm",
     "ray": "ray",
+    "msgspec": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
 }
 """Optional modules, and the extra that brings each."""
 
@@ -42,6 +45,8 @@ SET_ELSEWHERE = {
 """Parts of a training spec that --set does not take, and where they are given."""
 
 GO_ON = "the others are kept as far as they came: --resume goes on, and curbench report shows what is comparable"
+
+LOCAL = "127.0.0.1"
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout, for machines.")]
 Set = Annotated[
@@ -580,6 +585,60 @@ def report(
 
     summary = write_report(directory, out, pack=pack)
     emit(summary) if as_json else print(f"report: {out.resolve()}")
+
+
+@app.command()
+def serve(
+    work: Annotated[
+        str, typer.Argument(metavar="BANK/CURATOR", help="A suite, or a .jsonl or .parquet file of problems.")
+    ],
+    directory: Annotated[Path, typer.Option("--dir", help="Journal and snapshots; what is there is continued.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8321,
+    host: Annotated[str, typer.Option(help="Address to bind; others than loopback need a token of your own.")] = LOCAL,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Holds the token; default CURBENCH_TOKEN, else one is made and kept in --dir.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="B, planned problems per step, for default step sizes.")] = 32,
+    group: Annotated[int, typer.Option(min=1, help="G, rollouts per problem.")] = 8,
+    horizon: Annotated[int, typer.Option(min=1, help="T, planned steps, for default step sizes.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    signal: Annotated[str | None, typer.Option(help="Utility of a group; default the curator's own.")] = None,
+    estimator: Annotated[str, typer.Option(help="Of the advantages.")] = "grpo",
+    max_open: Annotated[int, typer.Option(min=1, help="Tickets that may wait for feedback.")] = 256,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 16 << 20,
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 1024,
+    setting: Set = [],  # noqa: B006  # typer copies it
+    as_json: Json = False,
+) -> None:
+    """Serve one curator over HTTP to trainers in other processes or languages; what it acknowledged survives a kill."""
+    from curbench.config import parse_settings, split_work
+    from curbench.serve.start import Question, make_service, token_of
+    from curbench.serve.web import Limits, is_loopback
+    from curbench.serve.web import serve as serve_http
+
+    source, (curator, *more) = split_work(work, "BANK", "CURATOR")
+    if more:
+        raise ValueError(f"a server has one curator; got {len(more) + 1}")
+    token, made = token_of(token_file, directory, loopback=is_loopback(host))
+    question = Question(
+        source, curator, batch, group, horizon, seed, signal, estimator, max_open, parse_settings(setting)
+    )
+    service = make_service(question, directory)
+
+    def ready(address: str) -> None:
+        known = {"token": token} if made else {}
+        facts = {"address": address, "directory": str(directory), "sequence": service.journal.number, **known}
+        if as_json:
+            emit(facts)
+        else:
+            after = f"\ntoken {token}, kept in {directory / 'token'}" if made else ""
+            print(f"{curator} for {source} on {address} after {service.journal.number} commands{after}", flush=True)
+
+    limits = Limits(max_body, max_requests)
+    failure = serve_http(service, token, host=host, port=port, limits=limits, ready=ready)
+    if failure is not None:
+        print(f"curbench: stopped: {failure!r}; start it again, which reads the journal", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

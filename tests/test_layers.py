@@ -15,7 +15,7 @@ LAYERS = [
     {"curators", "suites"},
     {"loop", "record", "config", "schedules", "averaging"},
     {"sim", "train", "integrations"},
-    {"report", "bench", "doctor", "replay"},
+    {"report", "bench", "doctor", "replay", "serve"},
     {"engine", "sweep", "quickstart", "console"},
     {"cli", "__main__"},
 ]
@@ -67,7 +67,7 @@ def test_units_of_one_layer_do_not_import_each_other_in_circles():
 
 def test_only_the_suites_and_those_who_train_or_report_import_suites():
     users = {unit(path) for path in FILES if "suites" in imports(path)} - {"suites"}
-    assert users <= {"train", "replay", "report", "quickstart", "cli", "doctor"}
+    assert users <= {"train", "replay", "serve", "report", "quickstart", "cli", "doctor"}
 
 
 def test_simulator_and_tabular_curators_never_import_torch():

@@ -151,7 +151,7 @@ class Ledger:
         self._next = 0
         self._lost: set[int] = set()
         self._count = {"observed": 0, "expired": 0, "dropped": 0}
-        self._latest: dict[str, float] = {}
+        self._latest: Feedback | None = None
 
     @property
     def open(self) -> list[int]:
@@ -298,7 +298,8 @@ class Ledger:
     def metrics(self) -> dict[str, float]:
         """The curator's metrics, means of the latest feedback, and how many tickets there were of each kind."""
         count = {f"tickets_{name}": float(value) for name, value in self._count.items()}
-        return {**self.curator.metrics(), **self._latest, **count, "tickets_open": float(len(self._open))}
+        latest = {} if self._latest is None else _means(self._latest)
+        return {**self.curator.metrics(), **latest, **count, "tickets_open": float(len(self._open))}
 
     # --- State --------------------------------------------------------------------------------------------------------
 
@@ -333,7 +334,7 @@ class Ledger:
         self.curator.restore(state["curator"])
         self._next, self._lost = int(state["next"]), set(state["lost"].tolist())
         self._count = {name: int(state["count"][name]) for name in self._count}
-        self._latest = {}
+        self._latest = None
         self._open = {
             int(ticket): _Ticket(
                 Selection(**entry["selection"]),
@@ -403,14 +404,8 @@ class Ledger:
                 if missing.size
                 else f"ticket {ticket} was graded"
             )
-        if at.min() < 0 or at.max() >= len(selection):
-            raise ValueError(f"ticket {ticket} has slots 0 to {len(selection) - 1}; got slots {at.min()} to {at.max()}")
-        again = at[~np.isin(at, missing)]
-        name, times = np.unique(at, return_counts=True)
-        if again.size or times.max() > 1:
-            raise ValueError(
-                f"slot {again[0] if again.size else name[times.argmax()]} of ticket {ticket} has its rewards already"
-            )
+        if slot is not None:
+            _check_slots(ticket, at, missing, len(selection))
         count = selection.rollouts[at].astype(np.int64) if size is None else _vector("size", size, np.int64, at.size)
         if count.min() < 1:
             raise ValueError(f"a group without a rollout teaches nothing; slot {at[count.argmin()]} has {count.min()}")
@@ -530,15 +525,20 @@ class Ledger:
         self.curator.update(feedback)
         del self._open[feedback.selection.ticket]
         self._count["observed"] += 1
-        self._latest = {
-            "reward": float(batch.stats.mean.mean()),
-            "pass_rate": float((batch.stats.success / batch.stats.n).mean()),
-            "degenerate": float(batch.stats.degenerate.mean()),
-            "admitted": float(outcome.admitted.mean()),
-            "utility": float(utility.mean()),
-            "staleness": float(feedback.staleness.mean()),
-        }
+        self._latest = feedback
         return replace(outcome, feedback=feedback)
+
+
+def _means(feedback: Feedback) -> dict[str, float]:
+    stats = feedback.stats
+    return {
+        "reward": float(stats.mean.mean()),
+        "pass_rate": float((stats.success / stats.n).mean()),
+        "degenerate": float(stats.degenerate.mean()),
+        "admitted": float(feedback.admitted.mean()),
+        "utility": float(feedback.utility.mean()),
+        "staleness": float(feedback.staleness.mean()),
+    }
 
 
 def _no_view(*_: Any) -> Array:
@@ -552,8 +552,22 @@ NO_VIEW = ActorView(hidden=_no_view, angle=_no_view)
 """What a trainer shows of its actor unless it says otherwise: nothing."""
 
 
+def _check_slots(ticket: int, at: Array, missing: Array, slots: int) -> None:
+    """Raises ValueError for slots that a ticket does not have, or that have their rewards."""
+    if at.min() < 0 or at.max() >= slots:
+        raise ValueError(f"ticket {ticket} has slots 0 to {slots - 1}; got slots {at.min()} to {at.max()}")
+    again = at[~np.isin(at, missing)]
+    name, times = np.unique(at, return_counts=True)
+    if again.size or times.max() > 1:
+        raise ValueError(
+            f"slot {again[0] if again.size else name[times.argmax()]} of ticket {ticket} has its rewards already"
+        )
+
+
 def _in_order(part: tuple[_Rows, ...]) -> _Rows:
     """The rows of several parts in one, by slot."""
+    if len(part) == 1 and (np.diff(part[0].slot) > 0).all():
+        return part[0]
     slot, size = (np.concatenate([getattr(one, name) for one in part]) for name in ("slot", "size"))
     order, row = np.argsort(slot), np.argsort(np.repeat(slot, size), kind="stable")
     joined = {name: _stacked([getattr(one, name) for one in part]) for name in _PER_ROLLOUT}

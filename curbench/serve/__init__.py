@@ -1,0 +1,1 @@
+"""One curator behind HTTP, for trainers in other processes or languages; what it acknowledged survives a kill."""
