@@ -613,8 +613,7 @@ def serve(
     """Serve one curator over HTTP to trainers in other processes or languages; what it acknowledged survives a kill."""
     from curbench.config import parse_settings, split_work
     from curbench.serve.start import Question, make_service, token_of
-    from curbench.serve.web import Limits, is_loopback
-    from curbench.serve.web import serve as serve_http
+    from curbench.serve.web import Limits, Server, is_loopback
 
     source, (curator, *more) = split_work(work, "BANK", "CURATOR")
     if more:
@@ -635,7 +634,7 @@ def serve(
             print(f"{curator} for {source} on {address} after {service.journal.number} commands{after}", flush=True)
 
     limits = Limits(max_body, max_requests)
-    failure = serve_http(service, token, host=host, port=port, limits=limits, ready=ready)
+    failure = Server(service, token, host=host, port=port, limits=limits, ready=ready).serve_until_stopped()
     if failure is not None:
         print(f"curbench: stopped: {failure!r}; start it again, which reads the journal", file=sys.stderr)
         raise typer.Exit(1)

@@ -52,14 +52,22 @@ class Service:
     make       a new ledger, always the same
     directory  of the journal
     about      JSON object of everything that the ledger depends on; another one is refused
+    snapshot_every  commands between snapshots; a longer journal takes longer to start from
 
     ``select`` and ``observe`` answer at once, but their answers must not leave before ``journal.commit(take())`` has
     returned. Raises ValueError for a directory of another service, a damaged one, or a journal that this code or
     machine does not repeat exactly.
     """
 
-    def __init__(self, make: Callable[[], Ledger], directory: Path, about: dict[str, Any]) -> None:
-        self._make = make
+    def __init__(
+        self,
+        make: Callable[[], Ledger],
+        directory: Path,
+        about: dict[str, Any],
+        *,
+        snapshot_every: int = SNAPSHOT_EVERY,
+    ) -> None:
+        self._make, self.snapshot_every = make, snapshot_every
         self.journal = Journal(directory)
         try:
             self._claim(directory / "service.json", json.loads(json.dumps(about)))
@@ -155,7 +163,7 @@ class Service:
     @property
     def snapshot_due(self) -> bool:
         """Whether the journal has grown so long that a snapshot should replace it."""
-        return self._since >= SNAPSHOT_EVERY or self._bytes >= SNAPSHOT_BYTES
+        return self._since >= self.snapshot_every or self._bytes >= SNAPSHOT_BYTES
 
     def capture(self) -> dict[str, Any]:
         """The state for ``journal.snapshot``, as of the latest command."""

@@ -9,12 +9,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from curbench import suites
 from curbench.config import parse_hyper
 from curbench.curators import curator_class, split_admission
 from curbench.integrations.core import Ledger
 from curbench.serve.bank import read_bank
-from curbench.serve.service import Service
+from curbench.serve.service import SNAPSHOT_EVERY, Service
 from curbench.suites import SUITES
 from curbench.types import Bank
 
@@ -40,7 +42,7 @@ class Question:
     hyper: dict[str, Any]
 
 
-def make_service(question: Question, directory: Path) -> Service:
+def make_service(question: Question, directory: Path, *, snapshot_every: int = SNAPSHOT_EVERY) -> Service:
     """The service of a question, recovered from ``directory`` or begun there.
 
     Raises ValueError for names and values that do not exist or fit, before anything is written.
@@ -60,8 +62,26 @@ def make_service(question: Question, directory: Path) -> Service:
         curator = cls(bank, seed=question.seed, **common, **hyper)
         return Ledger(curator, signal=question.signal, estimator=question.estimator, max_open=question.max_open)
 
-    make()
-    return Service(make, directory, asdict(question) | {"bank": _fingerprint(bank)})
+    _rehearse(make(), min(question.batch, len(bank)))
+    about = asdict(question) | {"bank": _fingerprint(bank)}
+    return Service(make, directory, about, snapshot_every=snapshot_every)
+
+
+def _rehearse(ledger: Ledger, batch: int) -> None:
+    """One step of a ledger that is thrown away: it compiles what requests would wait for.
+
+    Raises ValueError for a curator or signal that requests cannot serve: one that looks at hidden states, says how
+    rollouts train, or wants log-probabilities of single tokens.
+    """
+    selection = ledger.select(batch)
+    count = int(selection.rollouts.sum())
+    success = np.arange(count) % 2 == 0
+    alignment = np.zeros(batch) if ledger.signal == "target_alignment" else None
+    sums: Any = {"old_logprob": np.zeros(count), "new_logprob": np.zeros(count), "alignment": alignment}
+    try:
+        ledger.observe(selection.ticket, success.astype(float), success, length=np.ones(count, np.int64), **sums)
+    except ValueError as error:
+        raise ValueError(f"{type(ledger.curator).__name__} cannot be served: {error}") from None
 
 
 def _bank_file(source: str) -> Bank:

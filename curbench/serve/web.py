@@ -286,34 +286,42 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def serve(
-    service: Service, token: str, *, host: str, port: int, limits: Limits, ready: Callable[[str], None]
-) -> Exception | None:
-    """Serves until it is stopped by a signal, or by an error, which is returned.
+class Server(uvicorn.Server):
+    """An application bound to an address, to be run; it stops when ``should_exit`` is set.
 
     port   0 takes a free one
     ready  called with the address once requests are answered
     Raises OSError if the address cannot be bound.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.create_server((host, port), family=family, backlog=512)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
-    def stop() -> None:
-        server.should_exit = True
+    def __init__(
+        self,
+        service: Service,
+        token: str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        limits: Limits | None = None,
+        ready: Callable[[str], None] = lambda address: None,
+    ) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._bound, self._ready = socket.create_server((host, port), family=family, backlog=512), ready
+        name = f"[{host}]" if ":" in host else host
+        self.address = f"http://{name}:{self._bound.getsockname()[1]}"
+        self.app = make_app(service, token, limits=limits, stop=self._stop)
+        how: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+        super().__init__(uvicorn.Config(self.app, lifespan="on", loop="uvloop", http="httptools", **how))
 
-    app = make_app(service, token, limits=limits, stop=stop)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="on", loop="uvloop", http="httptools", server_header=False
-    )
-    server = uvicorn.Server(config)
-    started = server.startup
+    def _stop(self) -> None:
+        self.should_exit = True
 
-    async def startup(sockets: list[socket.socket] | None = None) -> None:
-        await started(sockets)
-        ready(address)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready(self.address)
 
-    server.startup = startup  # type: ignore[method-assign]
-    with bound:
-        server.run(sockets=[bound])
-    return app.state.durable.failed
+    def serve_until_stopped(self) -> Exception | None:
+        """Runs until a signal or an error, which is returned."""
+        with self._bound:
+            self.run(sockets=[self._bound])
+        failed: Exception | None = self.app.state.durable.failed
+        return failed
