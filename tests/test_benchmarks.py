@@ -16,6 +16,6 @@ def test_every_benchmark_is_collected():
 
 
 def test_every_script_says_what_it_does():
-    for name in ("peers_simulator.py", "simulator_scale.py", "gpu_campaign.py", "gpu_stages.py", "replay_coverage.py", "serve_load.py", "serve_kill.py"):
+    for name in ("peers_simulator.py", "simulator_scale.py", "gpu_campaign.py", "gpu_stages.py", "serve_load.py"):
         command = [sys.executable, str(ROOT / "benchmarks" / name), "--help"]
         assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
