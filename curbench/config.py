@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection
-from typing import Any, TypeVar, get_args, get_type_hints
+from collections.abc import Collection
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from curbench.curators.base import Curator
+from curbench.settings import convert
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
@@ -120,27 +120,6 @@ def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
             break
         model = models[0]
     return list(model.model_fields)
-
-
-def convert(function: Callable[..., Any], setting: dict[str, str], *, reserved: frozenset[str]) -> dict[str, Any]:
-    """Keyword arguments of ``function`` from texts, converted by its own annotations.
-
-    reserved  parameters that are not the user's to set
-    Raises    ValueError for a name the function does not have or a text that does not fit, naming what would.
-    """
-    parameters = [name for name in inspect.signature(function).parameters if name not in reserved]
-    hints = get_type_hints(function)
-    owner = function.__qualname__.removesuffix(".__init__")
-    value = {}
-    for name, text in setting.items():
-        if name not in parameters:
-            known = ", ".join(parameters) or "none"
-            raise ValueError(f"{owner} has no setting {name!r}; its settings: {known}")
-        try:
-            value[name] = TypeAdapter(hints[name], config=ConfigDict(allow_inf_nan=False)).validate_python(text)
-        except ValidationError as error:
-            raise ValueError(f"{name}={text}: {error.errors()[0]['msg'].lower()}") from None
-    return value
 
 
 def parse_hyper(cls: type[Curator], setting: dict[str, str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "curbench"
 LAYERS = [
-    {"provenance", "types", "compiled", "philox", "sumtree", "sampling", "mirror", "stats"},
+    {"provenance", "types", "compiled", "philox", "sumtree", "sampling", "mirror", "stats", "settings"},
     {"kernels"},
     {"advantage", "signals", "regret", "features"},
     {"curators", "suites"},

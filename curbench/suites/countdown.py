@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curbench.suites import Demonstration
+from curbench.suites import Demonstration, Suite
+from curbench.suites.item import in_style
 from curbench.suites.verify import reaches_target
 from curbench.types import Bank
 
 BANK = Path(__file__).parent.parent / "data" / "countdown.parquet"
 STRATUM = (2, 3, 4, 5)
 STRATUM_NAME = tuple(f"{n} numbers" for n in STRATUM)
+QUESTION = "\nUse every number exactly once, with + - * / and parentheses; answer with the expression alone."
 DEMONSTRATION_SHARE = (0.15, 0.35, 0.3, 0.2)
 
 
@@ -95,6 +97,10 @@ class Countdown:
         success = reaches_target(completion.strip(), row.number, row.target)
         return float(success), success
 
+    def metrics(self) -> dict[str, float]:
+        """None: its scorer cannot fail."""
+        return {}
+
     def demonstration(self, generator: np.random.Generator) -> Demonstration:
         """A fresh problem, drawn much as the library draws its own, but never one of the test split."""
         while True:
@@ -105,11 +111,12 @@ class Countdown:
                 return Demonstration(prompt(shown, one.target), one.solution, spoil(one, generator))
 
 
-def load(split: str) -> Countdown:
-    """The problems of one split of the bank in the package."""
+def load(name: str, split: str, *, progress: object = None, style: str = "compact") -> Suite:
+    """The problems of one split of the bank in the package; ``style`` as in ``made.load``."""
     problem = read_bank(BANK)
     held_out = frozenset(p.key for p in problem if p.split == "test")
-    return Countdown([p for p in problem if p.split == split], held_out)
+    suite = Countdown([p for p in problem if p.split == split], held_out)
+    return in_style(suite, style, lambda problem: suite.prompt(problem) + QUESTION)
 
 
 def prompt(number: Sequence[int], target: int) -> str:

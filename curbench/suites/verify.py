@@ -13,8 +13,53 @@ from fractions import Fraction
 MAX_LENGTH = 256
 MAX_DEPTH = 16
 
+MAX_NUMBER = 64
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+|/[0-9]+)?")
+_CHOICE = re.compile(r"\(?([A-Za-z])[.)]?")
 _ALLOWED = re.compile(r"[0-9+\-*/() ]+")
 _TOKEN = re.compile(r"0|[1-9][0-9]*|[+\-*/()]")
+
+
+def same_letters(answer: str, right: str) -> bool:
+    """Whether two texts are equal when their spaces are left out; an answer with more spaces than letters is wrong.
+
+    >>> same_letters("K N K", "KNK"), same_letters("K\\nN K", "KNK")
+    (True, False)
+    """
+    return len(answer) <= 2 * len(right) and answer.replace(" ", "") == right.replace(" ", "")
+
+
+def number_value(text: str) -> Fraction | None:
+    """The exact value of a number written as 12, -3.5, 1,234 or 7/4, in ASCII digits; None for any other text.
+
+    >>> number_value("1,234.50"), number_value("12,34"), number_value("1e9")
+    (Fraction(2469, 2), None, None)
+    """
+    if len(text) > MAX_NUMBER or not _NUMBER.fullmatch(text):
+        return None
+    over, _, under = text.replace(",", "").partition("/")
+    return Fraction(over) / Fraction(under or "1") if under.strip("0") or not under else None
+
+
+def same_number(answer: str, right: str) -> bool:
+    """Whether both are numbers, in the forms of ``number_value``, of exactly the same value.
+
+    >>> same_number("0.50", "1/2"), same_number("9**9**9", "1")
+    (True, False)
+    """
+    value = number_value(answer)
+    return value is not None and value == number_value(right)
+
+
+def same_choice(answer: str, right: str) -> bool:
+    """Whether the answer names the right one of lettered choices: B, b, (B), B. and B) are the same.
+
+    >>> same_choice("(b)", "B"), same_choice("B or C", "B")
+    (True, False)
+    """
+    found, wanted = (_CHOICE.fullmatch(one) for one in (answer[:9], right))
+    return found is not None and wanted is not None and found[1].upper() == wanted[1].upper() and len(answer) < 9
 
 
 def reaches_target(answer: str, number: Sequence[int], target: int) -> bool:
