@@ -38,6 +38,7 @@ EXTRA_OF = {
 
 SET_ELSEWHERE = {
     "suite": "SUITE/CURATOR",
+    "suite_set": "suite.NAME=VALUE",
     "curator": "SUITE/CURATOR",
     "seed": "--seeds",
     "curator_set": "CURATOR.NAME=VALUE",
@@ -65,6 +66,7 @@ def main() -> None:
 
     Exit code 2 is bad input, 1 a run that the machine or its numbers stopped.
     """
+    sys.path.append(os.getcwd())  # where ``module:name`` of the user is looked for last
     try:
         app()
     except (FloatingPointError, MemoryError) as error:
@@ -88,6 +90,20 @@ def main() -> None:
 def emit(row: dict[str, Any]) -> None:
     """One JSON object on one line; NaN is not JSON and would be a bug."""
     print(json.dumps(row, allow_nan=False), flush=True)
+
+
+def prepare_suite(name: str, setting: dict[str, Any], bar: Any) -> Any:
+    """The training problems of a suite; a bar shows it when they have to be made first."""
+    from curbench import suites
+
+    shown: list[Any] = []
+
+    def progress(share: float) -> None:
+        if not shown:
+            shown.append(bar(f"problems of {name}", 1.0))
+        shown[0].update(share)
+
+    return suites.load(name, "train", setting, progress)
 
 
 @app.command("list")
@@ -434,6 +450,34 @@ def bench(
 
 
 @app.command()
+def suite(
+    name: Annotated[str, typer.Argument(metavar="SUITE", help="A name, names with commas, rg:DATASET or a file.")],
+    setting: Set = [],  # noqa: B006  # typer copies it
+    as_json: Json = False,
+) -> None:
+    """Show a suite's strata and an example of each; make its problems first, where they are not there yet."""
+    from curbench import suites
+    from curbench.config import parse_settings
+    from curbench.console import bars, table
+
+    chosen = parse_settings(setting)
+    with bars() as bar:
+        train = prepare_suite(name, chosen, bar)
+    test = suites.load(name, "test", chosen)
+    rows = []
+    for stratum, title in enumerate(train.bank.stratum_name):
+        inside = (train.bank.stratum == stratum).nonzero()[0].tolist()
+        row = {"stratum": title, "train": len(inside), "test": int(test.bank.stratum_size[stratum])}
+        shown = {"prompt": train.prompt(inside[0]), "solution": train.solution(inside[0])} if inside else {}
+        rows.append(row | {"prompt": "", "solution": ""} | shown)
+    if as_json:
+        emit({"suite": name, "strata": rows})
+        return
+    short = [{key: " ".join(str(value).split())[:60] for key, value in row.items()} for row in rows]
+    print(table(tuple(short[0]), [tuple(row.values()) for row in short]))
+
+
+@app.command()
 def base(
     out: Annotated[Path, typer.Option("--out", help="Folder of the new model.")],
     suite: Annotated[str, typer.Option(help="Suite whose training problems it is warmed up on.")] = "countdown",
@@ -466,6 +510,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept, as SUITE/CURATOR/SEED.")] = Path("runs"),
     model: Annotated[str | None, typer.Option(help="Local Hugging Face folder; default: a base model of ours.")] = None,
     engine: Annotated[str | None, typer.Option(help="Who samples: builtin or vllm.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out problems, where SUITE is a file.")] = None,
     features: Features = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 1,
     slices: Annotated[
@@ -487,6 +532,11 @@ def train(
     deadline = None if minutes is None else time() + 60 * minutes
     suite, curators = split_work(work, "SUITE", "CURATOR")
     common = parse_settings(setting)
+    suite_set = common.pop("suite", {})
+    if not isinstance(suite_set, dict):
+        raise ValueError(f"--set suite is not taken; give it in {SET_ELSEWHERE['suite']}")
+    if test is not None:
+        suite_set["test"] = test
     option = {"budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens, "model": model, "features": features}
     option |= {"engine": engine}
     option = {name: value for name, value in option.items() if value is not None}
@@ -495,8 +545,8 @@ def train(
             raise ValueError(f"--set {name} is not taken; give it in {SET_ELSEWHERE[name]}")
         if name in option:
             raise ValueError(f"{name} is given twice, as --set {name} and as --{name.replace('_', '-')}")
-    common |= option | {"suite": suite}
-    base_name = {name: split_admission(name)[0] for name in curators}
+    common |= option | {"suite": suite, "suite_set": suite_set}
+    base_name = {name: split_admission(name)[0].rpartition(":")[2] for name in curators}
     own = {name: common.get(base_name[name], {}) for name in curators}
     common = {name: value for name, value in common.items() if name not in base_name.values()}
     runs = [(name, seed) for name in curators for seed in parse_seeds(seeds)]
@@ -515,6 +565,7 @@ def train(
         run_grid, specs, out, jobs=jobs, resume=resume, slices=slices if len(curators) > 1 else 1, deadline=deadline
     )
     with bars() as bar:
+        prepare_suite(suite, suite_set, bar)
         shown = {}
 
         def progress(spec, spent):

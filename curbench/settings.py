@@ -9,10 +9,17 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 
-def convert(function: Callable[..., Any], setting: dict[str, Any], *, reserved: frozenset[str] = frozenset()) -> dict[str, Any]:
+def convert(
+    function: Callable[..., Any],
+    setting: dict[str, Any],
+    *,
+    reserved: frozenset[str] = frozenset(),
+    owner: str | None = None,
+) -> dict[str, Any]:
     """Keyword arguments of a function or class from texts, converted by its own annotations.
 
     reserved  parameters that are not the user's to set
+    owner     who is named in an error; default the function or class
     Raises    ValueError for a name the function does not have or a text that does not fit, naming what would.
 
     >>> from curbench.suites.arc_1d import Arc1D
@@ -20,8 +27,8 @@ def convert(function: Callable[..., Any], setting: dict[str, Any], *, reserved: 
     {'max_size': 12}
     """
     parameters = [name for name in inspect.signature(function).parameters if name not in reserved]
-    hints = get_type_hints(function.__init__ if isinstance(function, type) else function)
-    owner = function.__qualname__.removesuffix(".__init__")
+    hints = get_type_hints(vars(function)["__init__"] if isinstance(function, type) else function)
+    owner = owner or function.__qualname__.removesuffix(".__init__")
     value = {}
     for name, text in setting.items():
         if name not in parameters:

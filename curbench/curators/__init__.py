@@ -76,17 +76,25 @@ CURATORS: dict[str, Listing] = {
 
 
 def curator_class(name: str) -> type[Curator]:
-    """The class of a curator.
+    """The class of a curator: one of ``CURATORS``, or a class of the user's own by ``module:Class``.
 
-    Raises ValueError for an unknown name, listing the known ones.
+    Raises ValueError for an unknown name, listing the known ones, or for what is not a ``Curator``.
 
     >>> curator_class("osmd").__name__
     'Osmd'
     """
-    if name not in CURATORS:
-        raise ValueError(f"unknown curator {name!r}; choose from {', '.join(CURATORS)}")
-    module, _, attribute = CURATORS[name].path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    if name not in CURATORS and ":" not in name:
+        raise ValueError(f"unknown curator {name!r}; choose from {', '.join(CURATORS)}, or give module:Class")
+    module, _, attribute = (CURATORS[name].path if name in CURATORS else name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        if name in CURATORS:
+            raise
+        raise ValueError(f"there is no curator {name!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Curator)):
+        raise ValueError(f"{name} is not a class derived from curbench.curators.base.Curator")
+    return found
 
 
 def split_admission(label: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from curbench.config import convert, parse_hyper, validate
-from curbench.curators import CURATORS, curator_class
+from curbench.curators import curator_class
 from curbench.sim import axes, learner_grid
 from curbench.sim.arms import ARMS, FIXED_ARMS, Arms, make_arms, parse_noise
 from curbench.sim.axes import (
@@ -225,8 +225,7 @@ def expand(grid: Grid) -> list[Unit]:
 
 def _policies(grid: Grid) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, given in grid.curators:
-        if name not in CURATORS:
-            raise ValueError(f"unknown curator {name!r}; choose from {', '.join(CURATORS)}")
+        curator_class(name)
         for hyper in choices(given):
             yield name, parse_hyper(curator_class(name), hyper)
 

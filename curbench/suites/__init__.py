@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from curbench.settings import convert
 from curbench.types import Bank
 
 SUITES: dict[str, str] = {
@@ -95,7 +97,11 @@ def load(
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    return resolve(_maker(name))(name, split, progress=progress, **(setting or {}))
+    maker = resolve(_maker(name))
+    value = setting or {}
+    if all(one.kind is not one.VAR_KEYWORD for one in signature(maker).parameters.values()):
+        value = convert(maker, value, reserved=frozenset({"name", "split", "progress"}), owner=f"the suite {name}")
+    return maker(name, split, progress=progress, **value)
 
 
 def _maker(name: str) -> str:

@@ -58,7 +58,10 @@ class Arc1D(Task):
         rules = rules_of(self.stratum_name[stratum])
         rule = rules[int(generator.integers(len(rules)))]
         function, option = ARC_1D_TASKS[rule]
-        random, size = Random(int(generator.integers(1 << 62))), int(generator.integers(self._size[0], self._size[1] + 1))
+        random, size = (
+            Random(int(generator.integers(1 << 62))),
+            int(generator.integers(self._size[0], self._size[1] + 1)),
+        )
         pair: list[list[list[int]]] = []
         for _ in range(ATTEMPTS):
             drawn = function(random, size, **option)

@@ -98,7 +98,9 @@ def generate(task: Task, recipe: Recipe, progress: Callable[[float], None] = lam
                     if len(found) == size:
                         break
             if len(found) < 2:
-                raise ValueError(f"{task.name}, stratum {task.stratum_name[stratum]!r}: no problems could be made{failed}")
+                raise ValueError(
+                    f"{task.name}, stratum {task.stratum_name[stratum]!r}: no problems could be made{failed}"
+                )
             test = min(recipe.test, len(found) // 2)
             item += split_items(task, found, test, recipe.seed)
     return item

@@ -1,7 +1,7 @@
-"""The suite ``gsm_symbolic``: word problems from templates (Mirzadeh et al. 2024, 2410.05229), made with reasoning-gym.
+"""The suite ``gsm_symbolic``: word problems from templates (Mirzadeh et al. 2024, 2410.05229), by reasoning-gym.
 
-The library's difficulty is always 1, so strata count the lines of the reference solution. Train and test share templates
-and no problem.
+The library's difficulty is always 1, so strata count the lines of the reference solution. Train and test share
+templates and no problem.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The suite ``knights_knaves``: who tells the truth, given what each says of the others; 3 to 14 people.
 
-Statements are those of reasoning-gym and of the original generator (Xie et al. 2024, 2410.23123) with depth and width 2:
-"X is a knight", "X is a knave", and two of these joined by and, or, implies, or if and only if. The twelve sizes are the
-distributions of DUMP (Wang et al. 2025, 2504.09710). The drawing is our own: the library tests 2^n assignments in Python
-for every attempt, which at 14 people takes minutes.
+Statements are those of reasoning-gym and of the original generator (Xie et al. 2024, 2410.23123) with depth and width
+2: "X is a knight", "X is a knave", and two of these joined by and, or, implies, or if and only if. The twelve sizes are
+the distributions of DUMP (Wang et al. 2025, 2504.09710). The drawing is our own: the library tests 2^n assignments in
+Python for every attempt, which at 14 people takes too long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIZE = tuple(range(3, 15))
 LETTER = "ABCDEFGHIJKLMN"
 """Upper case says of a person that it is a knight, lower case that it is a knave: in statements and in answers."""
 
-NAME = "Ada Ben Cleo Dan Eve Finn Gus Hal Ivy Joe Kim Lea Max Noa".split()
+NAME = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal", "Ivy", "Joe", "Kim", "Lea", "Max", "Noa")
 JOINED = {"&": "and", "|": "or", ">": "implies", "=": "iff"}
 IN_WORDS = {"and": "{} and {}", "or": "{} or {}", "implies": "if {} then {}", "iff": "{} if and only if {}"}
 
@@ -117,7 +117,7 @@ def _words(statement: Any) -> str:
 
 
 def random_statement(speaker: int, others: int, generator: np.random.Generator) -> Statement:
-    """What ``speaker`` says of people 0..others-1: a third one literal, else two different ones; never "I am a knave"."""
+    """What ``speaker`` says of people 0..others-1: a third one literal, else two that differ; never "I am a knave"."""
     dice, *draw = generator.integers(0, [6, *([others, 2] * 2)]).tolist()
     one, other = (draw[0], bool(draw[1])), (draw[2], bool(draw[3]))
     joined = dice >= 2

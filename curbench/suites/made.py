@@ -22,9 +22,7 @@ SHIPPED = {"arc_1d": "arc_1d.parquet", "knights_knaves": "knights_knaves.parquet
 """Banks in the package's data, made with the default settings."""
 
 
-def load(
-    name: str, split: str, *, progress: Progress, style: str = "compact", **setting: Any
-) -> Suite:
+def load(name: str, split: str, *, progress: Progress, style: str = "compact", **setting: Any) -> Suite:
     """The problems of one split of a suite, from its file in the package or in the cache, which is made where missing.
 
     style     "compact": the shortest prompt, and the whole completion is the answer; "question": see ``item.InWords``

@@ -96,13 +96,13 @@ def load(
     """The problems of one split of a file.
 
     name       path of a .jsonl or .parquet file with the columns prompt and answer, and where wanted id, stratum (a
-               name or a number), difficulty (a number, larger is harder), verifier and test (true for held-out problems)
+               name or a number), difficulty (a number, larger is harder), verifier and test (true: held out)
     verifier   of problems that name none: exact, number, choice, math or ``module:function``
     test       path of a second file, of held-out problems
     timeout_s  seconds that a verifier which is not ours has for one answer
     Raises     ValueError naming file, line and rule; a row is named by its number from 1, as lines are.
 
-    Without a ``test`` file or column, a fifth of the problems is held out: those with the smallest hash of their prompt.
+    Without a ``test`` file or column, a fifth of the problems is held out: those whose prompts have the smallest hash.
     """
     row = list(read_rows(Path(name), verifier))
     if test is not None:
@@ -172,7 +172,7 @@ def _checked(raw: Any, at: str, default_id: str, verifier: str) -> dict[str, Any
     """One row with all columns; ValueError for the first rule that it breaks."""
     if not isinstance(raw, dict):
         raise ValueError(f"{at}: a problem is an object with prompt and answer; got {type(raw).__name__}")
-    row = {name: raw.get(name) for name in COLUMN} | {"at": at}
+    row: dict[str, Any] = {name: raw.get(name) for name in COLUMN} | {"at": at}
     if isinstance(row["answer"], int | float) and not isinstance(row["answer"], bool):
         row["answer"] = str(row["answer"])
     for name in ("prompt", "answer"):

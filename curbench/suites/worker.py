@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib import import_module
 from time import monotonic
 from types import TracebackType
@@ -25,10 +26,20 @@ MAX_REPLY = 1 << 20
 START_TIMEOUT_S = 120.0
 
 REFUSED = frozenset(
-    "os.system os.exec os.posix_spawn os.fork os.forkpty subprocess.Popen os.kill os.killpg os.remove os.rename "
-    "os.rmdir os.mkdir os.link os.symlink os.truncate os.chmod os.chown os.putenv os.setxattr shutil.rmtree "
-    "socket.__new__ socket.connect socket.bind ctypes.dlopen ctypes.dlsym ctypes.call_function signal.pthread_kill "
-    "resource.setrlimit resource.prlimit pty.spawn webbrowser.open".split()
+    f"{module}.{event}"
+    for module, events in {
+        "os": "system exec posix_spawn spawn fork forkpty startfile kill killpg remove rename rmdir mkdir link symlink "
+        "truncate chmod chown setxattr removexattr utime putenv unsetenv",
+        "subprocess": "Popen",
+        "pty": "spawn",
+        "shutil": "rmtree move copyfile",
+        "socket": "__new__ connect bind sendto",
+        "ctypes": "dlopen dlsym call_function string_at",
+        "signal": "pthread_kill",
+        "resource": "setrlimit prlimit",
+        "webbrowser": "open",
+    }.items()
+    for event in events.split()
 )
 """Audit events that a call may not cause."""
 
@@ -78,10 +89,8 @@ class Worker:
         """Ends the child, and all that it may have started."""
         if self._child is not None:
             child, self._child = self._child, None
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             child.communicate()
         if self._folder is not None:
             self._folder.cleanup()

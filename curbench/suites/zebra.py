@@ -36,7 +36,7 @@ class Zebra(Task):
         from reasoning_gym.logic.contrib.logic_puzzle.generate import generate_puzzle
 
         houses, kinds = SIZE[stratum]
-        told, puzzle = generate_puzzle(Random(int(generator.integers(1 << 62))), houses, kinds)
+        _, puzzle = generate_puzzle(Random(int(generator.integers(1 << 62))), houses, kinds)
         literal = list(puzzle.solution)
         clue = []
         for one in sorted(puzzle.clues):

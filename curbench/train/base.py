@@ -39,6 +39,7 @@ def make_base(
     corruption: float = 0.45,
     batch: int = 128,
     learning_rate: float = 2e-3,
+    bucket: int = 1,
     hidden: int = 96,
     layers: int = 4,
     heads: int = 4,
@@ -50,6 +51,7 @@ def make_base(
     steps       optimiser steps of ``batch`` examples; the learning rate warms up over 100 and decays as a cosine to 5 %
     corruption  share of examples whose answer was made wrong by one random change: it grows from 0 at the first step to
                 this at the last, so that the model learns first and is blurred later
+    bucket      batches that are drawn together and parted by length, so that little of a batch is padding
     hidden, layers, heads  shape of the decoder (Llama), feed-forward 8/3 hidden
     progress    called with the step and its loss
     Raises      ValueError for an unknown suite, an ``out_dir`` that already holds a model, or a share outside [0, 1].
@@ -73,6 +75,7 @@ def make_base(
         corruption=corruption,
         batch=batch,
         learning_rate=learning_rate,
+        bucket=bucket,
         progress=progress,
     )
     seconds = perf_counter() - begin
@@ -85,6 +88,7 @@ def make_base(
         "corruption": corruption,
         "batch": batch,
         "learning_rate": learning_rate,
+        "bucket": bucket,
         "hidden": hidden,
         "layers": layers,
         "heads": heads,
@@ -163,16 +167,21 @@ def warm_up(
     corruption: float,
     batch: int,
     learning_rate: float,
+    bucket: int = 1,
     progress: Callable[[int, float], None],
 ) -> float:
     """Trains the policy in place on the answers of fresh examples; returns the mean loss of the last 100 steps."""
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     recent: list[float] = []
+    waiting: list[tuple[list[str], list[str]]] = []
     for step in range(steps):
+        if not waiting:
+            waiting = by_length(*examples(suite, generator, corruption * step / steps, bucket * batch), batch)
+            waiting = [waiting[i] for i in generator.permutation(bucket)] if bucket > 1 else waiting
         decay = 0.05 + 0.95 * 0.5 * (1 + cos(pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 100) * decay
-        loss = answer_loss(policy, *examples(suite, generator, corruption * step / steps, batch))
+        loss = answer_loss(policy, *waiting.pop())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
@@ -189,6 +198,19 @@ def examples(
     drawn = [suite.demonstration(generator) for _ in range(count)]
     spoilt = generator.random(count) < corruption
     return [d.prompt for d in drawn], [d.wrong if s else d.right for d, s in zip(drawn, spoilt, strict=True)]
+
+
+def by_length(prompt: list[str], answer: list[str], batch: int) -> list[tuple[list[str], list[str]]]:
+    """Batches of examples, those of like length together.
+
+    >>> by_length(["a b c", "a", "a b", ""], ["1", "2", "3", "4"], 2)
+    [(['', 'a'], ['4', '2']), (['a b', 'a b c'], ['3', '1'])]
+    """
+    if len(prompt) == batch:
+        return [(prompt, answer)]
+    order = sorted(range(len(prompt)), key=lambda i: len(prompt[i]) + len(answer[i]))
+    part = [order[begin : begin + batch] for begin in range(0, len(order), batch)]
+    return [([prompt[i] for i in one], [answer[i] for i in one]) for one in part]
 
 
 def answer_loss(policy: Policy, prompt: list[str], answer: list[str]) -> Tensor:

@@ -308,6 +308,7 @@ class GRPOActor:
             "learning_rate": sums.get("learning_rate", 0.0) / max(steps, 1),
             "sampler_gap": float(np.abs(rollouts.logprob - rollouts.sampler_logprob).sum() / rollouts.length.sum()),
             **self._schedule_metrics(),
+            **self._train.metrics(),
         }
 
     def _schedule_metrics(self) -> dict[str, float]:

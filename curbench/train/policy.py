@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,16 @@ class Policy:
 
     eos  ids of the tokens that end a completion
     pad  id that fills unused places; never read
+    chat           whether a prompt is put to the model as what a user says, by the tokenizer's chat template
+    system_prompt  what the system says before it
     """
 
     model: Any
     tokenizer: Any
     eos: tuple[int, ...]
     pad: int
+    chat: bool = False
+    system_prompt: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -69,6 +73,8 @@ def load_policy(
     device: str | None = None,
     dtype: str = "float32",
     attention: str = "sdpa",
+    chat: bool = False,
+    system_prompt: str | None = None,
 ) -> Policy:
     """The policy in a local model folder, as written by ``save_pretrained`` of any Hugging Face causal language model.
 
@@ -77,7 +83,9 @@ def load_policy(
     device     default: a GPU if there is one, except for the base model that ships, which stays on the CPU
     dtype      of the weights in memory; in "bfloat16" the small steps of RL are lost to rounding
     attention  attention implementation of transformers: "sdpa" or "eager"
-    Raises     ValueError if the folder is missing, is not such a folder, or names no end-of-text token.
+    chat, system_prompt  see ``Policy``
+    Raises     ValueError if the folder is missing, is not such a folder, names no end-of-text token, or has no chat
+               template where one is asked for.
     """
     folder = shipped_base(suite) if path is None else Path(path)
     if not (folder / "config.json").is_file():
@@ -97,7 +105,9 @@ def load_policy(
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{folder} cannot be loaded as a causal language model: {reason}") from error
-    return as_policy(model.to(device), tokenizer)
+    if chat and not tokenizer.chat_template:
+        raise ValueError(f"{folder} has no chat template; leave chat=true out")
+    return replace(as_policy(model.to(device), tokenizer), chat=chat, system_prompt=system_prompt)
 
 
 def shipped_base(suite: str) -> Path:
@@ -132,11 +142,11 @@ def as_policy(model: Any, tokenizer: Any) -> Policy:
 
 
 def encode(policy: Policy, text: Sequence[str]) -> Prompt:
-    """Tokenizes prompts and pads them on the left to the longest.
+    """Tokenizes prompts, through the chat template where the policy has one, and pads them on the left to the longest.
 
     Raises ValueError if a prompt has no token.
     """
-    token = policy.tokenizer(list(text))["input_ids"]
+    token = policy.tokenizer([as_chat(policy, one) for one in text], add_special_tokens=not policy.chat)["input_ids"]
     width = max(map(len, token))
     if min(map(len, token)) == 0:
         raise ValueError("a prompt must have at least one token")
@@ -146,6 +156,15 @@ def encode(policy: Policy, text: Sequence[str]) -> Prompt:
         ids[row, width - len(one) :] = torch.tensor(one)
         mask[row, width - len(one) :] = 1
     return Prompt(ids.to(policy.device), mask.to(policy.device))
+
+
+def as_chat(policy: Policy, text: str) -> str:
+    """The text of a prompt as the model is given it: as it is, or in the chat template with the model's turn opened."""
+    if not policy.chat:
+        return text
+    system = [] if policy.system_prompt is None else [{"role": "system", "content": policy.system_prompt}]
+    turn = [*system, {"role": "user", "content": text}]
+    return policy.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
 
 
 def prompt_view(policy: Policy, prompt: Callable[[int], str]) -> ActorView:

@@ -41,7 +41,9 @@ class TrainSpec(BaseModel):
     batch, group       B problems per step, G rollouts of each
     estimator, signal  advantage estimator, default that of ``grpo.loss``; signal of the curator's utility, default the
                        curator's own
+    suite_set          settings of the suite, as texts
     model              local Hugging Face folder; None is the base model of the suite
+    chat, system_prompt  whether prompts go through the model's chat template, and what the system says there
     evaluate_every     steps between evaluations on the held-out problems
     checkpoint_every   steps between checkpoints
     features           what neural curators are told of a problem (``features.SOURCES``), hidden states being
@@ -64,7 +66,10 @@ class TrainSpec(BaseModel):
     group: int = Field(8, ge=2)
     estimator: str = "grpo"
     signal: str | None = None
+    suite_set: dict[str, str] = {}
     model: str | None = None
+    chat: bool = False
+    system_prompt: str | None = None
     evaluate_every: int = Field(20, ge=1)
     checkpoint_every: int = Field(20, ge=1)
     features: str | None = None
@@ -89,6 +94,8 @@ class TrainSpec(BaseModel):
             raise ValueError(f"unknown signal {self.signal!r}; choose from {', '.join(SIGNALS)}")
         if self.features is not None:
             parse_sources(self.features)
+        if self.system_prompt is not None and not self.chat:
+            raise ValueError("system_prompt is part of a chat template: set chat=true as well")
         if self.budget_steps is None and self.budget_rollouts is None and self.budget_tokens is None:
             raise ValueError("a run needs a budget: steps, rollouts or tokens")
         if self.engine == "vllm" and self.grpo.lora is not None:
@@ -99,6 +106,14 @@ class TrainSpec(BaseModel):
     def budget(self) -> Budget:
         """The limits of the run."""
         return Budget(self.budget_steps, self.budget_rollouts, self.budget_tokens)
+
+    def load_suite(self, split: str) -> Suite:
+        """The problems of one split."""
+        return suites.load(self.suite, split, self.suite_set)
+
+    def load_policy(self) -> Policy:
+        """The model before training."""
+        return load_policy(self.model, self.suite, chat=self.chat, system_prompt=self.system_prompt)
 
     @property
     def horizon(self) -> int:
@@ -115,8 +130,8 @@ class TrainSpec(BaseModel):
 
 
 def run_directory(out: Path, spec: TrainSpec) -> Path:
-    """Where the run of a spec lives: OUT / suite / curator / seed."""
-    return Path(out) / spec.suite / spec.curator / str(spec.seed)
+    """Where the run of a spec lives: OUT / suite / curator / seed; a file of problems is called by its stem."""
+    return Path(out) / suites.label(spec.suite) / spec.curator.replace(":", "-") / str(spec.seed)
 
 
 def make_curator(spec: TrainSpec, bank: Any, seed: int) -> Curator:
@@ -142,7 +157,7 @@ def featured_bank(
     if spec.features is None:
         return suite.bank
     source = make_sources(spec.features, suite.bank, prompt_view(policy, suite.prompt))
-    name = file_name(spec.suite, f"{spec.features} {spec.model}", suite.bank)
+    name = file_name(suites.label(spec.suite), f"{spec.features} {spec.model}", suite.bank)
     table = write_features(Path(out) / ".features" / name, source, len(suite.bank), progress)
     return replace(suite.bank, feature=table)
 
@@ -153,14 +168,14 @@ def prepare(specs: list[TrainSpec], out: Path, progress: Callable[[TrainSpec, in
     progress  called with a spec, the number of its problems and how many are done
     """
     for spec in {(spec.suite, spec.features, spec.model): spec for spec in specs if spec.features}.values():
-        suite = suites.load(spec.suite)
-        policy = load_policy(spec.model, spec.suite)
+        suite = spec.load_suite("train")
+        policy = spec.load_policy()
         featured_bank(spec, suite, policy, out, partial(progress, spec, len(suite.bank)))
 
 
 def check(specs: list[TrainSpec], out: Path, *, resume: bool = False) -> None:
     """Raises what ``train`` would for a curator's settings or for what ``out`` holds: nothing runs before all can."""
-    bank = {name: suites.load(name).bank for name in {spec.suite for spec in specs}}
+    bank = {name: spec.load_suite("train").bank for name, spec in {spec.suite: spec for spec in specs}.items()}
     for spec in specs:
         previous_run(run_directory(out, spec), spec.model_dump(), resume=resume)
         make_curator(spec, bank[spec.suite], seed=0)
@@ -193,8 +208,8 @@ def train(
             nothing is written before everything has been checked.
     """
     curator_seed, actor_seed = spawn_seeds(spec.seed, 2)
-    suite, test = suites.load(spec.suite, "train"), suites.load(spec.suite, "test")
-    policy = load_policy(spec.model, spec.suite)
+    suite, test = spec.load_suite("train"), spec.load_suite("test")
+    policy = spec.load_policy()
     curator = make_curator(spec, featured_bank(spec, suite, policy, out), curator_seed)
     engine = make_engine(spec, policy)
     actor = GRPOActor(policy, suite, test, seed=actor_seed, config=spec.grpo, engine=engine)
