@@ -94,16 +94,14 @@ def _open_learner(directory: Path, spec: dict[str, Any]) -> tuple[Bank, dict[str
 
 
 def _open_training(directory: Path, spec: dict[str, Any]) -> tuple[Bank, dict[str, Any]]:
-    from curbench import suites
-    from curbench.train.policy import load_policy
     from curbench.train.run import TrainSpec, featured_bank
 
     known = validate(TrainSpec, spec)
-    suite = suites.load(known.suite)
+    suite = known.load_suite("train")
     bank = suite.bank
     if known.features is not None:
         out = directory.resolve().parents[2]
-        bank = featured_bank(known, suite, load_policy(known.model, known.suite), out)
+        bank = featured_bank(known, suite, known.load_policy(), out)
     return bank, {"batch": known.batch, "horizon": known.horizon, "group": known.group}
 
 

@@ -9,7 +9,8 @@ Python for every attempt, which at 14 people takes too long.
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,54 +22,55 @@ LETTER = "ABCDEFGHIJKLMN"
 """Upper case says of a person that it is a knight, lower case that it is a knave: in statements and in answers."""
 
 NAME = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal", "Ivy", "Joe", "Kim", "Lea", "Max", "Noa")
-JOINED = {"&": "and", "|": "or", ">": "implies", "=": "iff"}
+JOINED = ("and", "or", "implies", "iff")
 IN_WORDS = {"and": "{} and {}", "or": "{} or {}", "implies": "if {} then {}", "iff": "{} if and only if {}"}
 
-Literal = tuple[int, bool]
-Statement = tuple[str, Literal, Literal] | tuple[str, Literal]
-"""("is", literal) or (a word of JOINED, literal, literal); a literal is (person, whether it is said to be a knight)."""
+Claim = tuple[int, bool]
+Statement = tuple[str, Claim, Claim] | tuple[str, Claim]
+"""("is", literal) or (one of JOINED, literal, literal); a literal is (person, whether it is said to be a knight)."""
 
 
 class KnightsKnaves(Task):
     """The task. A given is {"statement": [...]}, one statement per person.
 
-    mention  whom a person may speak of: "earlier" only those before it (the first two of both), so that a puzzle can be
-             solved in one reading and sizes differ in length; "any" as in the library and in DUMP
+    mention  whom a person may speak of. "near": the two before it, and of the first two both; a puzzle is then solved
+             in one reading, the sizes differ in how many steps that takes, and a model of under a million parameters can
+             learn it. "any": everybody, as in the library and in DUMP
     """
 
     name = "knights_knaves"
     stratum_name = tuple(f"{n} people" for n in SIZE)
 
-    def __init__(self, mention: str = "earlier") -> None:
-        if mention not in ("earlier", "any"):
-            raise ValueError(f"mention is earlier or any; got {mention!r}")
-        self._any = mention == "any"
+    def __init__(self, mention: Literal["near", "any"] = "near") -> None:
+        self._near = mention == "near"
 
     def draw(self, stratum: int, generator: np.random.Generator) -> Item | None:
-        """A puzzle with exactly one solution."""
+        """A puzzle with exactly one solution, or None when the statements drawn have none or several."""
         count = SIZE[stratum]
-        if self._any:
-            statement = [random_statement(k, count, generator) for k in range(count)]
-            solution = solve(statement)
-        else:
-            statement = [random_statement(k, 2, generator) for k in range(2)]
+        if self._near:
+            statement = [random_statement(k, (0, 1), generator) for k in range(2)]
             solution = solve(statement)
             if len(solution) == 1:
-                statement += [random_statement(k, k, generator) for k in range(2, count)]
+                statement += [random_statement(k, (k - 1, k - 2), generator) for k in range(2, count)]
                 for one in statement[2:]:
                     solution[0].append(holds(one, solution[0]))
+        else:
+            statement = [random_statement(k, range(count), generator) for k in range(count)]
+            solution = solve(statement)
         if len(solution) != 1:
             return None
         given = {"statement": json.loads(json.dumps(statement))}
         return Item(given, " ".join(_case(who, truthful) for who, truthful in enumerate(solution[0])), stratum)
 
     def prompt(self, item: Item) -> str:
-        """Each person by number, then what it says.
+        """What each says, in one word where words are few, so that a small model needs one token for it.
 
-        >>> KnightsKnaves().prompt(Item({"statement": [["or", [0, False], [1, True]], ["is", [0, True]]]}, "A B", 0))
-        'kk 1 a|B 2 A:'
+        >>> one = Item({"statement": [["or", [0, False], [1, True]], ["is", [0, True]]]}, "A B", 0)
+        >>> KnightsKnaves().prompt(one), KnightsKnaves("any").prompt(one)
+        ('kk AsaysaorB BsaysA:', 'kk A says a or B B says A:')
         """
-        return "kk " + " ".join(f"{k + 1} {_short(s)}" for k, s in enumerate(item.given["statement"])) + ":"
+        said = [[LETTER[k], "says", *_short(one)] for k, one in enumerate(item.given["statement"])]
+        return "kk " + " ".join(("" if self._near else " ").join(word) for word in said) + ":"
 
     def question(self, item: Item) -> str:
         """The puzzle in English."""
@@ -104,10 +106,10 @@ def _case(who: int, knight: int | bool) -> str:
     return LETTER[who] if knight else LETTER[who].lower()
 
 
-def _short(statement: Any) -> str:
+def _short(statement: Any) -> list[str]:
     kind, *literal = statement
-    sign = {word: sign for sign, word in JOINED.items()}.get(kind, "")
-    return sign.join(_case(who, knight) for who, knight in literal)
+    one, *other = [_case(who, knight) for who, knight in literal]
+    return [one, kind, *other] if other else [one]
 
 
 def _words(statement: Any) -> str:
@@ -116,14 +118,15 @@ def _words(statement: Any) -> str:
     return IN_WORDS[kind].format(*said) if len(said) == 2 else said[0]
 
 
-def random_statement(speaker: int, others: int, generator: np.random.Generator) -> Statement:
-    """What ``speaker`` says of people 0..others-1: a third one literal, else two that differ; never "I am a knave"."""
-    dice, *draw = generator.integers(0, [6, *([others, 2] * 2)]).tolist()
-    one, other = (draw[0], bool(draw[1])), (draw[2], bool(draw[3]))
+def random_statement(speaker: int, people: Sequence[int], generator: np.random.Generator) -> Statement:
+    """What ``speaker`` says of ``people``: a third one literal, else two that differ; never "I am a knave"."""
+    count = len(people)
+    dice, *draw = generator.integers(0, [6, *([count, 2] * 2)]).tolist()
+    one, other = (people[draw[0]], bool(draw[1])), (people[draw[2]], bool(draw[3]))
     joined = dice >= 2
     if one == (speaker, False) or (joined and other in ((speaker, False), one)):
-        return random_statement(speaker, others, generator)
-    return (list(JOINED.values())[dice - 2], one, other) if joined else ("is", one)
+        return random_statement(speaker, people, generator)
+    return (JOINED[dice - 2], one, other) if joined else ("is", one)
 
 
 def holds(statement: Statement, truthful: Any) -> Any:

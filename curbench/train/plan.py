@@ -8,13 +8,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from curbench import suites
 from curbench.loop import step
 from curbench.philox import spawn_seeds
 from curbench.provenance import memory_mb
 from curbench.signals import SIGNALS
 from curbench.train.grpo import GRPOActor
-from curbench.train.policy import load_policy
 from curbench.train.run import TrainSpec, make_curator, make_engine
 
 
@@ -50,8 +48,8 @@ def estimate(spec: TrainSpec) -> Cost:
     Raises ValueError for what ``train`` would refuse.
     """
     curator_seed, actor_seed = spawn_seeds(spec.seed, 2)
-    suite, test = suites.load(spec.suite, "train"), suites.load(spec.suite, "test")
-    policy = load_policy(spec.model, spec.suite)
+    suite, test = spec.load_suite("train"), spec.load_suite("test")
+    policy = spec.load_policy()
     plain = spec.model_copy(update={"curator": "uniform", "curator_set": {}})
     curator = make_curator(plain, suite.bank, curator_seed)
     engine = make_engine(spec, policy)
