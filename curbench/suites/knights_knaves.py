@@ -33,8 +33,8 @@ Statement = tuple[str, Claim, Claim] | tuple[str, Claim]
 class KnightsKnaves(Task):
     """The task. A given is {"statement": [...]}, one statement per person.
 
-    mention  whom a person may speak of. "near": the two before it, and of the first two both; a puzzle is then solved
-             in one reading, the sizes differ in how many steps that takes, and a model of under a million parameters can
+    mention  whom a person may speak of. "near": the two before it, and of the first two both. A puzzle is then solved
+             in one reading, sizes differ in how many steps that takes, and a model of under a million parameters can
              learn it. "any": everybody, as in the library and in DUMP
     """
 
