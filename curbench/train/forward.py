@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from curbench.train.losses import length_mask
-from curbench.train.policy import Policy, completion_logprob
+from curbench.train.policy import Policy, Prompt, completion_logit, completion_logprob
 from curbench.train.rollout import TokenRollouts
 from curbench.types import Array
 
@@ -42,19 +42,33 @@ class Forward:
         for start in range(0, row.size, self.micro_batch):
             yield torch.from_numpy(np.sort(row[start : start + self.micro_batch])).to(self.policy.device)
 
+    def exact(self) -> Forward:
+        """The same in float32, for differences that the rounding of another precision would drown."""
+        return Forward(self.policy, temperature=self.temperature, micro_batch=self.micro_batch)
+
     def logprob(self, rollouts: TokenRollouts, row: Tensor) -> tuple[Tensor, Tensor]:
         """(log-probabilities of the sampled tokens, 1 on them and 0 beyond), f32[len(row), longest of these rows].
 
         Log-probabilities beyond the end of a rollout are meaningless. Gradients flow unless the caller forbids them.
         """
-        length = rollouts.length[row.cpu().numpy()]
-        slot, group = torch.unique(rollouts.group[row], return_inverse=True)
-        width = int(length.max())
+        length, given = self._given(rollouts, row)
         with self.autocast():
-            value = completion_logprob(
-                self.policy, rollouts.prompt.select(slot), group, rollouts.completion[row, :width], self.temperature
-            )
-        return value, length_mask(torch.tensor(length, device=value.device), width)
+            value = completion_logprob(self.policy, *given)
+        return value, length_mask(length, value.shape[1])
+
+    def logit(self, rollouts: TokenRollouts, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits over the temperature f32[n, L, V], sampled tokens i64[n, L], 1 on them and 0 beyond f32[n, L])."""
+        length, given = self._given(rollouts, row)
+        with self.autocast():
+            value = completion_logit(self.policy, *given)
+        return value, given[2], length_mask(length, value.shape[1])
+
+    def _given(self, rollouts: TokenRollouts, row: Tensor) -> tuple[Tensor, tuple[Prompt, Tensor, Tensor, float]]:
+        """Lengths of these rows, and their prompts, prompt of each, completions and temperature."""
+        length = torch.tensor(rollouts.length[row.cpu().numpy()], device=self.policy.device)
+        slot, group = torch.unique(rollouts.group[row], return_inverse=True)
+        completion = rollouts.completion[row, : int(length.max())]
+        return length, (rollouts.prompt.select(slot), group, completion, self.temperature)
 
     @torch.no_grad()
     def all_logprob(self, rollouts: TokenRollouts, row: Array) -> Array:

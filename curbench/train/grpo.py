@@ -26,7 +26,7 @@ from curbench.train.reference import Reference
 from curbench.train.rollout import BuiltinEngine, Drawn, Engine, Noise, Sample, TokenRollouts, stop_rule
 from curbench.train.settings import GRPOConfig
 from curbench.train.snr import SignalToNoise
-from curbench.train.target import TargetGradient
+from curbench.train.target import target_gradient
 from curbench.types import (
     PLAIN,
     ActorView,
@@ -102,7 +102,7 @@ class GRPOActor:
         for p in self._parameter.values():
             moment = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self._optimizer.state[p] = {"step": torch.tensor(0.0), **moment}
-        self._target = TargetGradient(self._forward, self._optimizer, self._parameter)
+        self._target = target_gradient(config.target, self._forward, self._optimizer, self._parameter)
 
     # --- Rollouts and rewards -----------------------------------------------------------------------------------------
 

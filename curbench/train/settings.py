@@ -13,6 +13,7 @@ from curbench.train.length import LengthBudget
 from curbench.train.lora import LoRA
 from curbench.train.rollout import Sampling
 from curbench.train.snr import SNRStep
+from curbench.train.target import TargetForm
 
 
 def _listed(value: Any) -> Any:
@@ -65,6 +66,7 @@ class GRPOConfig(BaseModel):
     lora                                      train low-rank adapters only, see ``curbench.train.lora``
     precision                                 of forward and backward passes and of sampling; weights, moments and
                                               log-probabilities stay float32
+    target                                    how a target gradient is kept, see ``curbench.train.target``
     epochs, minibatches                       passes over a batch, and optimiser steps per pass, each on whole groups
     micro_batch                               rollouts per forward pass of an update; bounds memory, never the result
     temperature, top_p, max_new_tokens        of sampling, in training and in evaluation; the loss is that of the whole
@@ -109,6 +111,7 @@ class GRPOConfig(BaseModel):
     length: LengthBudget | None = None
     lora: LoRA | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    target: TargetForm = TargetForm()
     grad_clip: float = Field(default=1.0, gt=0)
     epochs: int = Field(default=1, ge=1)
     minibatches: int = Field(default=1, ge=1)

@@ -289,6 +289,7 @@ def test_running_out_of_memory_says_what_to_lower():
     "wrong",
     [
         *({"kl": -1}, {"kl_estimator": "k4"}, {"overlong": 2}, {"precision": "float16"}, {"lora": {"rank": 0}}),
+        {"target": {"form": "head", "layers": 1}},
     ],
 )
 def test_a_setting_out_of_range_is_refused(wrong):
