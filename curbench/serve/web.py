@@ -310,6 +310,7 @@ class Server(uvicorn.Server):
         self.address = f"http://{name}:{self._bound.getsockname()[1]}"
         self.app = make_app(service, token, limits=limits, stop=self._stop)
         how: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+        how |= {"date_header": False, "proxy_headers": False, "ws": "none"}
         super().__init__(uvicorn.Config(self.app, lifespan="on", loop="uvloop", http="httptools", **how))
 
     def _stop(self) -> None:
