@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from curbench.train.losses import length_mask
-from curbench.train.policy import Policy, Prompt, completion_logit, completion_logprob
+from curbench.train.policy import Policy, chosen_logprob, completion_logit
 from curbench.train.rollout import TokenRollouts
 from curbench.types import Array
+
+Watch = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+"""Sees a pass: rows i64[n], prompt of each i64[n], completions i64[n, L], 1 on their tokens f32[n, L], and their logits
+over the temperature f32[n, L, V]."""
 
 
 class Forward:
@@ -22,6 +26,7 @@ class Forward:
     micro_batch  rollouts per pass; bounds memory, never the result
     precision    "float32", or "bfloat16" for matrix products and the cache of keys and values: weights, sums,
                  softmaxes and log-probabilities stay float32
+    ``watch``    is called with every pass of ``logprob``, if it is set
     """
 
     def __init__(self, policy: Policy, *, temperature: float, micro_batch: int, precision: str = "float32") -> None:
@@ -29,6 +34,7 @@ class Forward:
         self.temperature = temperature
         self.micro_batch = micro_batch
         self.precision = precision
+        self.watch: Watch | None = None
 
     def autocast(self) -> AbstractContextManager[object]:
         """What every pass of the model runs in, sampling included."""
@@ -51,24 +57,15 @@ class Forward:
 
         Log-probabilities beyond the end of a rollout are meaningless. Gradients flow unless the caller forbids them.
         """
-        length, given = self._given(rollouts, row)
-        with self.autocast():
-            value = completion_logprob(self.policy, *given)
-        return value, length_mask(length, value.shape[1])
-
-    def logit(self, rollouts: TokenRollouts, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits over the temperature f32[n, L, V], sampled tokens i64[n, L], 1 on them and 0 beyond f32[n, L])."""
-        length, given = self._given(rollouts, row)
-        with self.autocast():
-            value = completion_logit(self.policy, *given)
-        return value, given[2], length_mask(length, value.shape[1])
-
-    def _given(self, rollouts: TokenRollouts, row: Tensor) -> tuple[Tensor, tuple[Prompt, Tensor, Tensor, float]]:
-        """Lengths of these rows, and their prompts, prompt of each, completions and temperature."""
         length = torch.tensor(rollouts.length[row.cpu().numpy()], device=self.policy.device)
         slot, group = torch.unique(rollouts.group[row], return_inverse=True)
         completion = rollouts.completion[row, : int(length.max())]
-        return length, (rollouts.prompt.select(slot), group, completion, self.temperature)
+        with self.autocast():
+            logit = completion_logit(self.policy, rollouts.prompt.select(slot), group, completion, self.temperature)
+        mask = length_mask(length, completion.shape[1])
+        if self.watch is not None:
+            self.watch(row, group, completion, mask, logit.detach())
+        return chosen_logprob(logit, completion), mask
 
     @torch.no_grad()
     def all_logprob(self, rollouts: TokenRollouts, row: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -189,8 +190,7 @@ class GRPOActor:
     def _update(self, rollouts: TokenRollouts, value: Array, admitted: Array, guidance: Guidance) -> UpdateReport:
         if self.config.drop_truncated:
             guidance = guidance.only(~self._truncated(rollouts))
-        alignment = None if guidance.target is None else self._target.align(rollouts, value, guidance.target)
-        weight = None
+        given, weight = value, None
         if guidance.weight is not None:
             weight = np.broadcast_to(guidance.weight.reshape(value.size, -1), rollouts.logprob.shape)
             value = value * weight.any(axis=1)
@@ -203,15 +203,20 @@ class GRPOActor:
         reference = None
         if self._reference is not None:
             reference = self._reference.logprob(rollouts, np.flatnonzero(admitted[group]))
+        follows = guidance.target is not None
+        if guidance.target is not None:
+            self._target.begin(rollouts, given, guidance.target, admitted[group] & (value != 0))
         sums: dict[str, float] = {}
         steps = 0
-        for _ in range(self.config.epochs):
-            for slot in np.array_split(np.flatnonzero(admitted), self.config.minibatches):
-                row = np.flatnonzero(np.isin(group, slot))
-                if np.any(value[row]) or (reference is not None and row.size):
-                    for name, number in self._step(rollouts, row, value, weight, reference).items():
-                        sums[name] = sums.get(name, 0.0) + number
-                    steps += 1
+        for epoch in range(self.config.epochs):
+            with self._target.watching() if follows and epoch == 0 else nullcontext():
+                for slot in np.array_split(np.flatnonzero(admitted), self.config.minibatches):
+                    row = np.flatnonzero(np.isin(group, slot))
+                    if np.any(value[row]) or (reference is not None and row.size):
+                        for name, number in self._step(rollouts, row, value, weight, reference).items():
+                            sums[name] = sums.get(name, 0.0) + number
+                        steps += 1
+        alignment = self._target.end() if follows else None
         self.policy_step += steps > 0
         if steps:
             self._engine.changed()

@@ -267,5 +267,9 @@ def completion_logprob(
 
     Gradients flow unless the caller forbids them. Equals, token by token, what the sampler reports for its own draws.
     """
-    logit = completion_logit(policy, prompt, group, completion, temperature)
-    return logit.gather(2, completion[:, :, None])[:, :, 0] - logit.logsumexp(2)
+    return chosen_logprob(completion_logit(policy, prompt, group, completion, temperature), completion)
+
+
+def chosen_logprob(logit: Tensor, token: Tensor) -> Tensor:
+    """f32[R, L], log-probability of the tokens i64[R, L] of logits f32[R, L, V]."""
+    return logit.gather(2, token[:, :, None])[:, :, 0] - logit.logsumexp(2)

@@ -4,13 +4,15 @@ Both forms keep v <- v + memory (sum_b weight_b g_b - v) and report <g_b, v>, g_
 
 ProbeTarget  over the trained weights, or those of the last layers. The products come from a forward pass at
              theta + eps v, v from a forward and a backward pass of the rollouts at theta
-HeadTarget   over the output head alone, whose gradient has a closed form: one forward pass gives both
+HeadTarget   over the output head alone, whose gradient has a closed form in what the training passes compute anyway
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -89,26 +91,36 @@ class TargetGradient(ABC):
         self.parameter = parameter
         self.v: dict[str, Tensor] = {}
 
-    def align(self, rollouts: TokenRollouts, advantage: Array, target: Target) -> Array:
-        """f64[B], <g_b, v>; then v moves as ``target`` says. Where v is still zero, so is the answer.
+    def begin(self, rollouts: TokenRollouts, advantage: Array, target: Target, later: Array) -> None:
+        """Takes up a batch, before the update.
 
-        Raises ValueError if v is to be preconditioned and the optimiser does not train what it is the gradient of.
+        advantage  f64[R]
+        later      bool[R], rollouts that will be run while ``watching``, each once
+        Raises     ValueError if v is to be preconditioned and the optimiser does not train what it is the gradient of.
         """
         size = np.diff(rollouts.offset)
         share = advantage / np.repeat(size, size)
         scale = None if target.weight is None else share * np.repeat(target.weight, size)
         direction = {name: self._direction(name, target.preconditioned) for name in self.v}
-        slope, gradient = self._measure(rollouts, share != 0, direction, scale)
-        if gradient is not None:
-            self._follow(gradient, target.memory)
-        return np.add.reduceat(share * slope, rollouts.offset[:-1])
+        self._offset, self._share, self._memory = rollouts.offset, share, target.memory
+        self._slope, self._total = self._measure(rollouts, direction, scale, later)
+
+    def watching(self) -> AbstractContextManager[None]:
+        """What the first passes of the update run in."""
+        return nullcontext()
+
+    def end(self) -> Array:
+        """f64[B], <g_b, v> with v as it was, 0 where that was still zero; then v moves as ``Target`` says."""
+        if self._total is not None:
+            self._follow(self._total, self._memory)
+        return np.add.reduceat(self._share * self._slope, self._offset[:-1])
 
     @abstractmethod
     def _measure(
-        self, rollouts: TokenRollouts, asked: Array, direction: dict[str, Tensor], scale: Array | None
+        self, rollouts: TokenRollouts, direction: dict[str, Tensor], scale: Array | None, later: Array
     ) -> tuple[Array, dict[str, Tensor | None] | None]:
-        """(derivative of each completion's log-probability along the direction f64[R], 0 where not asked for;
-        gradient of sum_i scale_i log pi(y_i), or None without a scale), both at the present weights."""
+        """(derivative of the log-probability of each completion with a share, along the direction, f64[R]; gradient of
+        sum_i scale_i log pi(y_i), or None without a scale); parts of both may be filled in while watching."""
 
     def _direction(self, name: str, preconditioned: bool) -> Tensor:
         """v, or v over the root of AdamW's second moment once there is one."""
@@ -153,9 +165,9 @@ class ProbeTarget(TargetGradient):
     """
 
     def _measure(
-        self, rollouts: TokenRollouts, asked: Array, direction: dict[str, Tensor], scale: Array | None
+        self, rollouts: TokenRollouts, direction: dict[str, Tensor], scale: Array | None, later: Array
     ) -> tuple[Array, dict[str, Tensor | None] | None]:
-        slope = self._probe(rollouts, asked, direction)
+        slope = self._probe(rollouts, self._share != 0, direction)
         return slope, None if scale is None else self._gradient(rollouts, scale)
 
     @torch.no_grad()
@@ -201,50 +213,57 @@ class HeadTarget(TargetGradient):
 
         grad_W log pi(y) = (1/temperature) sum_t (e_{y_t} - pi_t) h_t'
 
-    so a product with v is a sum over tokens, and no weight is moved and nothing runs backward. Where the head is tied
-    to the embeddings, this is its own part of their gradient. W need not be trained.
+    so a product with v is a sum over tokens, no weight is moved and nothing runs backward. The hidden states and logits
+    are those of the first training pass over each rollout: at the weights that sampled it, or a few optimiser steps
+    later with several mini-batches. Only rollouts that are not trained on get a pass of their own. Where the head is
+    tied to the embeddings, this is its own part of their gradient. W need not be trained.
     """
 
     def __init__(self, forward: Forward, optimizer: torch.optim.AdamW) -> None:
         self._head = forward.policy.model.get_output_embeddings()
         name = next(name for name, p in forward.policy.model.named_parameters() if p is self._head.weight)
         super().__init__(forward, optimizer, {name: self._head.weight})
+        self._hidden: list[Tensor] = []
+
+    def _measure(
+        self, rollouts: TokenRollouts, direction: dict[str, Tensor], scale: Array | None, later: Array
+    ) -> tuple[Array, dict[str, Tensor | None] | None]:
+        ((name, weight),) = self.parameter.items()
+        self._slope = np.zeros(self._share.size)
+        self._along, self._scale = direction.get(name), scale
+        self._sum = torch.zeros_like(weight, dtype=torch.float32)
+        with torch.no_grad(), self.watching():
+            for row in self.forward.parts(np.flatnonzero((self._share != 0) & ~later), rollouts.length):
+                self.forward.logprob(rollouts, row)
+        return self._slope, None if scale is None else {name: self._sum}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        self._hidden = []
+        hook = self._head.register_forward_pre_hook(lambda module, given: self._hidden.append(given[0].detach()))
+        self.forward.watch = self._see
+        try:
+            yield
+        finally:
+            self.forward.watch = None
+            hook.remove()
 
     @torch.no_grad()
-    def _measure(
-        self, rollouts: TokenRollouts, asked: Array, direction: dict[str, Tensor], scale: Array | None
-    ) -> tuple[Array, dict[str, Tensor | None] | None]:
-        (name,) = self.parameter
-        slope = np.zeros(asked.size)
-        v = direction.get(name)
-        total = None if scale is None else torch.zeros_like(self.parameter[name], dtype=torch.float32)
-        if v is None and total is None:
-            return slope, None
-        for row in self.forward.parts(np.flatnonzero(asked), rollouts.length):
-            at = row.cpu().numpy()
-            hidden, residual = self._hidden_and_residual(rollouts, row)
-            if v is not None:
-                slope[at] = torch.einsum("nlv,nlv->n", residual, hidden @ v.T).double().cpu().numpy()
-            if total is not None and scale is not None:
-                weight = torch.from_numpy(scale[at]).float().to(residual.device)
-                total += torch.einsum("nlv,nld->vd", residual * weight[:, None, None], hidden)
-        return slope, None if total is None else {name: total}
-
-    def _hidden_and_residual(self, rollouts: TokenRollouts, row: Tensor) -> tuple[Tensor, Tensor]:
-        """(inputs of the head f32[n, L, d], (e_y - pi) / temperature f32[n, L, V], 0 beyond each rollout's end)."""
-        seen: list[Tensor] = []
-        hook = self._head.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-        try:
-            logit, token, mask = self.forward.logit(rollouts, row)
-        finally:
-            hook.remove()
-        # The first pass is that of the prompts, whose last states every rollout of theirs begins with.
-        group = torch.unique(rollouts.group[row], return_inverse=True)[1]
-        hidden = torch.cat([seen[0][group], *seen[1:]], dim=1).float()
+    def _see(self, row: Tensor, group: Tensor, completion: Tensor, mask: Tensor, logit: Tensor) -> None:
+        # The first pass is that of the prompts, whose last states all their rollouts begin with.
+        hidden = torch.cat([self._hidden[0][group], *self._hidden[1:]], dim=1).float()
+        self._hidden.clear()
         self._check(hidden[0, 0], logit[0, 0])
-        residual = -logit.softmax(2)
-        residual.scatter_add_(2, token[:, :, None], torch.ones_like(residual[:, :, :1]))
-        return hidden, residual * (mask[:, :, None] / self.forward.temperature)
+        at = row.cpu().numpy()
+        residual = -logit.softmax(2)  # e_y - pi, over the temperature and 0 beyond each rollout's end
+        residual.scatter_add_(2, completion[:, :, None], torch.ones_like(residual[:, :, :1]))
+        residual *= mask[:, :, None] / self.forward.temperature
+        if self._along is not None:
+            product = torch.nn.functional.linear(hidden, self._along)
+            self._slope[at] = torch.einsum("nlv,nlv->n", residual, product).double().cpu().numpy()
+        if self._scale is not None:
+            weight = torch.from_numpy(self._scale[at]).float().to(residual.device)
+            self._sum += torch.einsum("nlv,nld->vd", residual * weight[:, None, None], hidden)
 
     def _check(self, hidden: Tensor, logit: Tensor) -> None:
         """Raises ValueError if the model does more to its logits than the head does."""

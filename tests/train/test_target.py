@@ -160,6 +160,31 @@ def test_every_form_survives_a_restart_whatever_the_order_of_the_file(label, lla
     np.testing.assert_array_equal(one.alignment, other.alignment)
 
 
+@pytest.mark.parametrize("admitted", [[1, 1, 1, 1], [1, 0, 1, 0]])
+@pytest.mark.parametrize("config", [{}, {"snr": {"parts": 2}}, {"epochs": 2}, {"kl": 0.1}])
+def test_the_head_is_measured_on_the_training_passes(config, admitted, llama_folder):
+    """What is trained on is not run once more, what is not is, and the products are the same."""
+    alone, on_the_way, plain = (
+        make_actor(llama_folder, learning_rate=1e-12, target={"form": "head"}, **config) for _ in range(3)
+    )
+    admitted = np.array(admitted, bool)
+    rollouts = draw(alone)
+    guidance = Guidance(target=Target(WEIGHT, 0.5, preconditioned=False))
+    for _ in range(2):
+        expected = alone.update(rollouts, ADVANTAGE, NONE, guidance).alignment
+        found = on_the_way.update(rollouts, ADVANTAGE, admitted, guidance).alignment
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    torch.testing.assert_close(buffer(on_the_way), buffer(alone), rtol=1e-4, atol=1e-6)
+    passes = []
+    for actor, asked in ((on_the_way, guidance), (plain, Guidance())):
+        hook = actor.policy.model.register_forward_hook(lambda *_: passes.append(1))
+        actor.update(rollouts, ADVANTAGE, admitted, asked)
+        hook.remove()
+        passes.append(0)
+    followed, without = "".join(map(str, passes)).split("0")[:2]
+    assert (len(followed) == len(without)) == admitted.all()
+
+
 def test_the_head_of_adapters_has_no_preconditioner(llama_folder):
     actor = make_actor(llama_folder, **FORMS["head under adapters"])
     actor.update(draw(actor), ADVANTAGE, ~NONE, Guidance(target=Target(WEIGHT)))
