@@ -145,6 +145,19 @@ def test_the_reference_is_the_policy_before_training_and_a_resumed_run_has_the_s
     assert torch.equal(weights(whole), weights(resumed))
 
 
+@pytest.mark.parametrize("loss", PRESETS)
+def test_with_a_penalty_too_the_gradient_does_not_depend_on_the_micro_batches(llama_folder, loss):
+    found = []
+    for micro_batch in (64, 5):
+        actor = make_actor(llama_folder, loss=loss, kl=0.5, micro_batch=micro_batch, beta1=0.0, grad_clip=1e9)
+        rollouts = draw(actor)
+        for _ in range(2):  # the second is off the policy that sampled and away from the reference
+            metrics = actor.update(rollouts, ADVANTAGE, ALL).metrics
+        found.append(np.concatenate([m.ravel() for m in actor.state()["exp_avg"].values()]))
+    assert metrics["kl"] > 0
+    np.testing.assert_allclose(*found, atol=1e-4 * np.abs(found[0]).max())
+
+
 # --- Precision --------------------------------------------------------------------------------------------------------
 
 
