@@ -31,7 +31,9 @@ from curbench.signals import SIGNALS
 from curbench.sim.learner import LEARNERS, Learner, LearnerActor, make_learner, teaching
 from curbench.types import Array, Bank, Evaluation, Feedback
 
-LOGGERS: dict[str, dict[str, Any]] = {"uniform": {}, "sec": {"temperature": 0.5, "design": "iid"}}
+LOGGERS: dict[str, dict[str, Any]] = {"uniform": {}, "sec": {"temperature": 0.5, "design": "iid"}, "plr": {}}
+"""Curators that draw the logs: by a systematic, an iid and an order design."""
+
 REPLAYED: dict[str, dict[str, Any]] = {"sec": {}, "osmd": {}, "ucb1": {}, "mopps": {}}
 BATCH, GROUP, DRAWS = 32, 8, 8
 
@@ -118,10 +120,11 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=2000, help="seeds per logging curator")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--learner", default="plain")
+    parser.add_argument("--loggers", nargs="+", choices=LOGGERS, default=list(LOGGERS))
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     began, rows = time.process_time(), []
-    for logger in LOGGERS:
+    for logger in asked.loggers:
         for row in coverage(asked.learner, logger, logs=asked.logs, steps=asked.steps):
             rows.append(row)
             print(
