@@ -13,11 +13,12 @@ import pytest
 from curbench import cli
 from curbench.curators import CURATORS, curator_class
 from curbench.curators.base import Curator
-from curbench.loop import Spent, StepResult
+from curbench.loop import Spent, StepResult, Stopwatch
 from curbench.provenance import environment
 from curbench.record import RunRecord
 from curbench.replay import Log, read_log, replay, replay_run
 from curbench.replay.estimators import StratumModel, Terms, drifting_mean, effective_sample_size, estimate
+from curbench.report.collect import collect
 from curbench.sim.learner import LearnerActor, make_learner
 from curbench.sim.learner_grid import read
 from curbench.types import Bank, Feedback, GroupStats, Selection, UpdateReport
@@ -222,6 +223,7 @@ def test_logging_changes_no_result(logged_run, tmp_path, capsys):
     out = logged_run.parents[2]
     without = learnt(log=False).run(tmp_path, environment())
     assert learnt().read(out) == without
+    assert (len(collect([out]).learner), collect([out]).training) == (1, [])
     with pytest.raises(ValueError, match="kept without its steps"):
         learnt().read(tmp_path)
     assert command("learn", "plain/uniform", "--log") == 2
@@ -289,7 +291,7 @@ def test_training_runs_are_read_too(tmp_path):
     directory = tmp_path / "countdown" / "uniform" / "0"
     record = RunRecord(directory, spec.model_dump(), tensorboard=False)
     for t, one in enumerate(log_of("uniform", 4, suites.load("countdown").bank), start=1):
-        seconds = {"select": 0.0}
+        seconds = Stopwatch().seconds
         record.step(StepResult(one.selection, None, one, UpdateReport(t), seconds), Spent(t, t, t), {})
     record.checkpoint({}, Spent(4, 4, 4))
     record.close(complete=True)

@@ -97,6 +97,8 @@ def _add(found: Collection, path: Path) -> None:
     if not isinstance(content, dict):
         return
     if path.name == "run.json":
+        if "learner" in content.get("spec", {}):
+            return  # the steps of a simulated run, kept for replay; its results are in the file of its unit
         _add_run(found, path, content, *(path.parent / name for name in ("steps.jsonl", "evals.jsonl")))
     elif {"row", "round", "curve"} <= content.keys():
         require_keys(path, content, "bound_curve", "lower_curve")
