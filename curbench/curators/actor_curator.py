@@ -180,7 +180,13 @@ class ActorCurator(Curator):
     def update(self, feedback: Feedback) -> None:
         pending = self.pending.pop(feedback.selection.ticket, None)
         if pending is not None:
-            self._learn(feedback, *pending)
+            inputs, place, old_log = pending
+            if len(place) != len(feedback.selection):  # some groups were lost on the way
+                assert feedback.selection.candidate is not None
+                drawn = {int(problem): slot for slot, problem in enumerate(feedback.selection.candidate[place])}
+                slot = np.array([drawn[int(problem)] for problem in feedback.selection.problem])
+                place, old_log = place[slot], old_log[slot]
+            self._learn(feedback, inputs, place, old_log)
         self.table.remember(feedback)
 
     def _learn(self, feedback: Feedback, inputs: Array, place: Array, old_log: Array) -> None:

@@ -7,7 +7,7 @@ they went, at once or in parts, late or out of order. No torch, no transformers:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,16 +73,21 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Ticket:
-    """A selection whose feedback is not complete; ``admitted`` bool[B] is there once it is graded."""
+    """A selection whose feedback is not complete; ``admitted`` bool[B] is there once it is graded.
+
+    lost  i64[], slots that were given up
+    """
 
     selection: Selection
     part: tuple[_Rows, ...] = ()
     admitted: Array | None = None
+    lost: Array = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def missing(self) -> Array:
-        """i64[], the slots without rewards."""
+        """i64[], the slots without rewards that were not given up."""
         known = np.zeros(len(self.selection), bool)
+        known[self.lost] = True
         for part in self.part:
             known[part.slot] = True
         return np.flatnonzero(~known)
@@ -259,12 +264,14 @@ class Ledger:
         """
         entry = self._find(ticket)
         if reward is None:
-            if entry.admitted is None:
+            if entry.missing.size:
                 raise ValueError(f"ticket {ticket} is not graded: pass reward, success and length of {_slots(entry)}")
             if any(value is not None for value in (success, length, slot, size, advantage, entropy, policy_step)):
                 raise ValueError(f"ticket {ticket} was graded; only log-probabilities and alignment are still news")
             batch = self._batch(entry, old_logprob)
             utility = self._utility(batch, new_logprob, alignment)
+            if entry.admitted is None:  # the last of its slots was dropped
+                return self._close(batch, utility, self._taken(entry, batch)[0])
             return self._close(batch, utility, Outcome(advantage=batch.advantage, admitted=entry.admitted))
         if entry.admitted is not None:
             raise ValueError(f"ticket {ticket} was graded; observe it without rewards")
@@ -279,21 +286,33 @@ class Ledger:
             return Outcome()
         batch = self._batch(entry)
         utility = self._utility(batch, later, alignment)  # before the curator is asked anything: it may refuse
-        outcome, entry = self._settled(entry, batch)
-        if outcome.guidance is None:
+        outcome, entry = self._taken(entry, batch)
+        if outcome.more is not None:
             self._open[int(ticket)] = entry
             return outcome
-        if outcome.guidance is not PLAIN:
-            raise ValueError(
-                f"{type(self.curator).__name__} with the signal {self.signal} says how rollouts train: call grade "
-                "before the update, and follow its guidance"
-            )
         return self._close(batch, utility, outcome)
 
-    def drop(self, ticket: int) -> None:
-        """Gives up an open ticket: the curator never hears of it. Raises ValueError as ``observe`` does."""
-        self._find(ticket)
-        self._lose(int(ticket), "dropped")
+    def drop(self, ticket: int, slot: Any = None) -> None:
+        """Gives up an open ticket, so that the curator never hears of it; or some of its slots.
+
+        slot    i64[b]: groups that will never have rewards. The others then make up the feedback; where no slot is
+                missing any more, ``observe`` of the ticket tells the curator. A ticket without slots is dropped
+        Raises  ValueError as ``grade`` does, and for slots of a ticket that was graded or is drawn in rounds.
+        """
+        entry = self._find(ticket)
+        if slot is None:
+            return self._lose(int(ticket), "dropped")
+        at = _vector("slot", slot, np.int64)
+        if self.rounds or entry.admitted is not None:
+            why = "is drawn in rounds" if self.rounds else "was graded"
+            raise ValueError(f"ticket {ticket} {why}: drop all of it or none")
+        if not np.isin(at, entry.missing).all():
+            raise ValueError(f"ticket {ticket} waits for {_slots(entry)}; got {at.tolist()}")
+        entry = replace(entry, lost=np.union1d(entry.lost, at))
+        if entry.part or entry.missing.size:
+            self._open[int(ticket)] = entry
+        else:
+            self._lose(int(ticket), "dropped")
 
     def metrics(self) -> dict[str, float]:
         """The curator's metrics, means of the latest feedback, and how many tickets there were of each kind."""
@@ -316,6 +335,7 @@ class Ledger:
                     "selection": _fields(entry.selection),
                     "part": {str(i): _fields(part) for i, part in enumerate(entry.part)},
                     "admitted": entry.admitted,
+                    "lost": entry.lost.copy(),
                 }
                 for ticket, entry in self._open.items()
             },
@@ -340,6 +360,7 @@ class Ledger:
                 Selection(**entry["selection"]),
                 tuple(_Rows(**entry["part"][str(i)]) for i in range(len(entry["part"]))),
                 entry["admitted"],
+                entry["lost"],
             )
             for ticket, entry in sorted(state["open"].items(), key=lambda item: int(item[0]))
         }
@@ -452,8 +473,9 @@ class Ledger:
         rows = _in_order(entry.part)
         if old_logprob is not None:
             rows = replace(rows, old_logprob=_logprob("old_logprob", old_logprob, rows.length))
+        selection = entry.selection.take(rows.slot) if entry.lost.size else entry.selection
         rollouts = _TrainerRollouts(
-            selection=entry.selection,
+            selection=selection,
             offset=np.concatenate([[0], np.cumsum(rows.size)]),
             length=rows.length,
             policy_step=rows.policy_step,
@@ -517,6 +539,16 @@ class Ledger:
             return Outcome(more=more), replace(entry, selection=entry.selection.join(more))
         admitted, guidance = use_of(self.curator, batch.rollouts, batch.advantage, batch.stats, batch.half)
         return Outcome(None, batch.advantage, admitted, guidance), replace(entry, admitted=admitted)
+
+    def _taken(self, entry: _Ticket, batch: _Batch) -> tuple[Outcome, _Ticket]:
+        """``_settled`` for rollouts that were trained on before anyone asked how."""
+        outcome, entry = self._settled(entry, batch)
+        if outcome.more is None and outcome.guidance is not PLAIN:
+            raise ValueError(
+                f"{type(self.curator).__name__} with the signal {self.signal} says how rollouts train: call grade "
+                "before the update, and follow its guidance"
+            )
+        return outcome, entry
 
     def _close(self, batch: _Batch, utility: Array, outcome: Outcome) -> Outcome:
         """Tells the curator and closes the ticket."""

@@ -195,6 +195,31 @@ def test_the_oldest_ticket_expires_when_too_many_are_open():
     assert {"tickets_open": 1.0, "tickets_expired": 1.0, "tickets_dropped": 1.0}.items() <= ledger.metrics().items()
 
 
+@pytest.mark.parametrize("name", ["osmd", "actor_curator"])
+def test_groups_that_got_lost_are_left_out_of_the_feedback(name):
+    ledger = Ledger(make(name), signal="mean_abs_advantage")
+    selection = ledger.select(BATCH)
+    if name == "actor_curator":  # its first step is dormant
+        ledger.drop(0)
+        selection = ledger.select(BATCH)
+    whole = told(selection)
+    ledger.drop(selection.ticket, [2])
+    assert ledger.observe(selection.ticket, **piece(whole, [5, 0, 1])).feedback is None
+    ledger.drop(selection.ticket, [3])
+    assert ledger.missing(selection.ticket).tolist() == [4]
+    ledger.drop(selection.ticket, [4])
+    feedback = ledger.observe(selection.ticket).feedback
+    same(vars(feedback.selection), vars(selection.take([0, 1, 5])))
+    np.testing.assert_array_equal(feedback.stats.success, whole["success"].reshape(-1, GROUP).sum(1)[[0, 1, 5]])
+    assert ledger.open == []
+    ledger.drop(ledger.select(BATCH).ticket, np.arange(BATCH))
+    assert ledger.open == []
+    ticket = ledger.select(BATCH).ticket
+    ledger.drop(ticket, [0])
+    with pytest.raises(ValueError, match=f"ticket {ticket} waits for slots 1, 2, 3, 4, 5; got .0."):
+        ledger.drop(ticket, [0])
+
+
 def test_a_curator_with_rounds_has_one_open_ticket():
     ledger = Ledger(make("dapo"))
     assert ledger.rounds
