@@ -2,4 +2,11 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [f"curbench/integrations/{name}.py" for name in ("trl", "verl") if find_spec(name) is None]
+
+def _absent(package: str) -> bool:
+    parent = package.rpartition(".")[0]
+    return (bool(parent) and _absent(parent)) or find_spec(package) is None
+
+
+NEEDS = {"trl": "trl", "verl": "verl.trainer.ppo.v1", "verl_sampler": "verl.experimental.dataset.sampler"}
+collect_ignore = [f"curbench/integrations/{name}.py" for name, package in NEEDS.items() if _absent(package)]

@@ -176,6 +176,10 @@ class Ledger:
         """i64[], the slots of an open ticket that wait for rewards; raises ValueError as ``observe`` does."""
         return self._find(ticket).missing
 
+    def rollouts(self, ticket: int) -> int:
+        """Rollouts of an open ticket with rewards so far; raises ValueError as ``observe`` does."""
+        return sum(part.reward.size for part in self._find(ticket).part)
+
     def select(self, batch: int, *, view: ActorView | None = None) -> Selection:
         """Draws ``batch`` problems and opens their ticket.
 
