@@ -501,6 +501,7 @@ def base(
 
 @app.command()
 def train(
+    typer_context: typer.Context,
     work: Annotated[
         str, typer.Argument(metavar="SUITE/CURATOR[,CURATOR...]", help="NAME+nondegenerate drops zero-variance groups.")
     ],
@@ -511,6 +512,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Local Hugging Face folder; default: a base model of ours.")] = None,
     engine: Annotated[str | None, typer.Option(help="Who samples: builtin or vllm.")] = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out problems, where SUITE is a file.")] = None,
+    parallel: Annotated[str | None, typer.Option(help="Of torchrun's processes: ddp or fsdp2.")] = None,
     features: Features = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 1,
     slices: Annotated[
@@ -529,6 +531,16 @@ def train(
     from curbench.sweep import run_grid
     from curbench.train.run import TrainSpec, check, describe
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from curbench.train.run import follow
+        from curbench.train.world import company
+
+        if jobs > 1:
+            raise ValueError("--jobs is for one process, and torchrun started several: give one of them")
+        world = typer_context.with_resource(company())
+        if world.rank:
+            follow(world)
+            return
     deadline = None if minutes is None else time() + 60 * minutes
     suite, curators = split_work(work, "SUITE", "CURATOR")
     common = parse_settings(setting)
@@ -538,7 +550,7 @@ def train(
     if test is not None:
         suite_set["test"] = test
     option = {"budget_rollouts": budget_rollouts, "budget_tokens": budget_tokens, "model": model, "features": features}
-    option |= {"engine": engine}
+    option |= {"engine": engine, "parallel": parallel}
     option = {name: value for name, value in option.items() if value is not None}
     for name in common:
         if name in SET_ELSEWHERE:

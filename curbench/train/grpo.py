@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +25,11 @@ from curbench.train.memory import out_of_memory
 from curbench.train.objective import Objective
 from curbench.train.policy import Policy, Prompt, decode, encode, prompt_view
 from curbench.train.reference import Reference
-from curbench.train.rollout import BuiltinEngine, Drawn, Engine, Noise, Sample, TokenRollouts, stop_rule
+from curbench.train.rollout import BuiltinEngine, Drawn, Engine, Noise, Sample, TokenRollouts, concatenate, stop_rule
 from curbench.train.settings import GRPOConfig
 from curbench.train.snr import SignalToNoise
 from curbench.train.target import target_gradient
+from curbench.train.world import World, full, like, shard
 from curbench.types import (
     PLAIN,
     ActorView,
@@ -58,6 +60,8 @@ class GRPOActor:
     test    suite of held-out problems
     seed    64-bit seed of all sampling: key of the noise, with step, rollout and position as counter
     engine  who draws completions of the policy; None: the built-in one
+    world   the processes that share the work; each method is then called on all of them at once
+    sharded whether each process keeps a part of the weights only (FSDP2), or all of them
 
     ``progress`` is the loop's: schedules of the learning rate and of the token budget read it.
     """
@@ -71,12 +75,20 @@ class GRPOActor:
         seed: int,
         config: GRPOConfig,
         engine: Engine | None = None,
+        world: World | None = None,
+        sharded: bool = False,
     ) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         if config.lora is not None:
             policy = adapt(policy, config.lora, seed)
+        if sharded:
+            if config.kl and config.lora is None:
+                raise ValueError("grpo.kl keeps a copy of all weights: use --parallel ddp, or grpo.lora")
+            shard(policy.model)
         self.policy = policy
+        self._world = world = world or World()
+        self._sharded = sharded
         self.config = config
         self.policy_step = 0
         self.progress = 0.0
@@ -89,7 +101,12 @@ class GRPOActor:
         self._average = CheckpointAverage(config.averaging) if config.averaging else None
         self._parameter = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
         self._forward = Forward(
-            policy, temperature=config.temperature, micro_batch=config.micro_batch, precision=config.precision
+            policy,
+            temperature=config.temperature,
+            micro_batch=config.micro_batch,
+            precision=config.precision,
+            world=world,
+            sharded=sharded,
         )
         adapted = config.lora is not None
         self._reference = Reference(self._forward, self._parameter, adapted=adapted) if config.kl else None
@@ -122,7 +139,7 @@ class GRPOActor:
         slot = torch.from_numpy(group).to(self.policy.device)
         noise = Noise(self._seed, philox.ROLLOUT, self._rollout_step, np.arange(group.size))
         with out_of_memory("a rollout", "lower grpo.rollout_batch, which is all of them unless it is set"):
-            drawn = self._sampled(self._engine.sample, prompt, slot, noise)
+            drawn = self._sampled_by_all(prompt, slot, noise)
         self._rollout_step += 1
         return TokenRollouts(
             selection=selection,
@@ -154,6 +171,20 @@ class GRPOActor:
         text = [suite.prompt(int(i)) for i in problem]
         budget = self.config.length
         return encode(self.policy, text if budget is None else [budget.instruct(one, self.progress) for one in text])
+
+    def _sampled_by_all(self, prompt: Prompt, slot: Tensor, noise: Noise) -> Sample:
+        """Samples of all rows: every process draws for the groups that are its share."""
+        if self._world.size == 1:
+            return self._sampled(self._engine.sample, prompt, slot, noise)
+        mine = self._world.share(len(prompt.id))
+        row = ((slot >= mine.start) & (slot < mine.stop)).nonzero()[:, 0]
+        with self._forward.whole():
+            part = None
+            if len(row):
+                drawn = self._sampled(self._engine.sample, prompt, slot[row], noise.take(row.cpu().numpy()))
+                part = drawn.to("cpu")
+        parts = [one for one in self._world.gather(part) if one is not None]
+        return concatenate(parts).to(self.policy.device)
 
     def _sampled(self, how: Callable[..., Drawing], prompt: Prompt, slot: Tensor, noise: Noise) -> Drawing:
         with self._forward.autocast():
@@ -188,6 +219,8 @@ class GRPOActor:
             return self._update(rollouts, np.asarray(advantage, np.float64), admitted, guidance)
 
     def _update(self, rollouts: TokenRollouts, value: Array, admitted: Array, guidance: Guidance) -> UpdateReport:
+        if self._sharded and guidance.target is not None:
+            raise ValueError("the probe along a target gradient moves whole weights: use --parallel ddp")
         if self.config.drop_truncated:
             guidance = guidance.only(~self._truncated(rollouts))
         given, weight = value, None
@@ -246,19 +279,26 @@ class GRPOActor:
         self._optimizer.zero_grad()
         rate = self.config.learning_rate * self.config.schedule(self.progress)
         if self._snr is None:
-            objective.backward(row)
+            self._backward(objective, row)
         else:
             rate *= self._backward_in_parts(objective, self._snr, row)
         self._optimizer.param_groups[0]["lr"] = rate
-        norm_l1 = sum(float(p.grad.abs().sum()) for p in self._parameter.values() if p.grad is not None)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameter.values(), self.config.grad_clip)
-        if not (isfinite(objective.sums["loss"]) and isfinite(norm)):
+        sums = dict(zip(objective.sums, self._world.sum(list(objective.sums.values())), strict=True))
+        norm_l1 = sum(float(full(p.grad.abs().sum())) for p in self._parameter.values() if p.grad is not None)
+        norm = float(full(torch.nn.utils.clip_grad_norm_(self._parameter.values(), self.config.grad_clip)))
+        if not (isfinite(sums["loss"]) and isfinite(norm)):
             raise FloatingPointError(
-                f"the update at step {self.policy_step} has loss {objective.sums['loss']:g} and gradient norm "
-                f"{float(norm):g}, so it was not made; {ELSEWHERE}"
+                f"the update at step {self.policy_step} has loss {sums['loss']:g} and gradient norm "
+                f"{norm:g}, so it was not made; {ELSEWHERE}"
             )
         self._optimizer.step()
-        return {**objective.sums, "grad_norm": float(norm), "grad_norm_l1": norm_l1, "learning_rate": rate}
+        return {**sums, "grad_norm": norm, "grad_norm_l1": norm_l1, "learning_rate": rate}
+
+    def _backward(self, objective: Objective, row: Array) -> None:
+        """Leaves the gradient of these rows' terms, of all processes together."""
+        objective.backward(row)
+        if not self._sharded:
+            self._world.sum_gradients_(list(self._parameter.values()))
 
     def _backward_in_parts(self, objective: Objective, snr: SignalToNoise, row: Array) -> float:
         """Leaves the gradient of all rows, made part by part, and returns the multiplier of the rate that they say.
@@ -270,16 +310,16 @@ class GRPOActor:
         total = [torch.zeros_like(p) for p in self._parameter.values()]
         part_sq = np.zeros(parts)
         for k in range(parts):
-            objective.backward(row[part == k])
+            self._backward(objective, row[part == k])
             for p, sum_ in zip(self._parameter.values(), total, strict=True):
                 if p.grad is not None:
                     # Terms are normalised by the whole batch, so a part alone estimates ``parts`` times its own.
-                    part_sq[k] += float(p.grad.square().sum()) * parts**2
+                    part_sq[k] += float(full(p.grad.square().sum())) * parts**2
                     sum_ += p.grad
             self._optimizer.zero_grad()
         for p, sum_ in zip(self._parameter.values(), total, strict=True):
             p.grad = sum_
-        return snr.observe(part_sq, sum(float(g.square().sum()) for g in total))
+        return snr.observe(part_sq, sum(float(full(g.square().sum())) for g in total))
 
     # --- What others ask for ------------------------------------------------------------------------------------------
 
@@ -332,12 +372,14 @@ class GRPOActor:
 
         Those of the averaged weights come with them, once there are any: that doubles the cost.
         """
-        last = self._evaluate()
+        with self._forward.whole():
+            last = self._evaluate()
         if self._average is None or not len(self._average):
             return last
         kept = {name: p.detach().clone() for name, p in self._parameter.items()}
         self._set(self._average.average())
-        averaged = self._evaluate()
+        with self._forward.whole():
+            averaged = self._evaluate()
         for name, p in self._parameter.items():
             p.data.copy_(kept[name])
         self._engine.changed()
@@ -345,7 +387,7 @@ class GRPOActor:
 
     def _set(self, parameter: dict[str, Array]) -> None:
         for name, p in self._parameter.items():
-            p.data.copy_(torch.from_numpy(np.array(parameter[name])))
+            p.data.copy_(like(torch.from_numpy(np.array(parameter[name])), p))
         self._engine.changed()
 
     def _evaluate(self) -> Evaluation:
@@ -358,8 +400,9 @@ class GRPOActor:
         tokens = 0
         show = set(np.linspace(0, count - 1, SHOWN).astype(int) * config.evaluation_samples)
         shown: list[Completion] = []
-        for begin in range(0, index.size, config.evaluation_batch):
-            row = np.arange(begin, min(begin + config.evaluation_batch, index.size))
+        mine = np.arange(index.size)[self._world.share(index.size)]
+        for begin in range(0, mine.size, config.evaluation_batch):
+            row = mine[begin : begin + config.evaluation_batch]
             distinct, group = np.unique(problem[index[row]], return_inverse=True)
             slot = torch.from_numpy(group).to(self.policy.device)
             noise = Noise(config.evaluation_seed, philox.EVALUATION, 0, row)
@@ -369,9 +412,11 @@ class GRPOActor:
             tokens += int(length.sum())
             success[row] = self._verify(self._test, problem[index[row]], drawn.completion, length).success
             for i in sorted(show.intersection(row.tolist())):
-                at, here = int(problem[index[i]]), i - begin
+                at, here = int(problem[index[i]]), i - int(row[0])
                 (text,) = decode(self.policy, drawn.completion[here : here + 1], [int(length[here])])
                 shown.append(Completion(at, self._test.prompt(at), text, bool(success[i])))
+        success, tokens = self._world.sum(success), int(self._world.sum(tokens))
+        shown = list(chain.from_iterable(self._world.gather(shown)))
         return Evaluation(
             success=np.bincount(index, success, count).astype(np.int64),
             n=np.bincount(index, minlength=count),
@@ -382,8 +427,12 @@ class GRPOActor:
 
     def save(self, folder: Path) -> None:
         """Writes a normal Hugging Face folder, tokenizer included; with adapters one of peft, which names its base."""
-        self.policy.model.save_pretrained(folder)
-        self.policy.tokenizer.save_pretrained(folder)
+        weight = None
+        if self._sharded:
+            weight = {name: full(value) for name, value in self.policy.model.state_dict().items()}
+        if self._world.rank == 0:
+            self.policy.model.save_pretrained(folder, state_dict=weight)
+            self.policy.tokenizer.save_pretrained(folder)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue exactly: trained weights, moments and counters as arrays and integers.
@@ -395,13 +444,22 @@ class GRPOActor:
             "policy_step": self.policy_step,
             "rollout_step": self._rollout_step,
             "optimizer_step": int(next(iter(adam.values()))["step"]),
-            "parameter": {name: _to_array(p) for name, p in self._parameter.items()},
-            "exp_avg": {name: _to_array(s["exp_avg"]) for name, s in adam.items()},
-            "exp_avg_sq": {name: _to_array(s["exp_avg_sq"]) for name, s in adam.items()},
+            "parameter": self._arrays(self._parameter),
+            "exp_avg": self._arrays({name: s["exp_avg"] for name, s in adam.items()}),
+            "exp_avg_sq": self._arrays({name: s["exp_avg_sq"] for name, s in adam.items()}),
             "target": self._target.state(),
             **({} if self._snr is None else {"snr": {"signal": self._snr.signal, "noise": self._snr.noise}}),
             **({} if self._average is None else {"average": self._average.state()}),
         }
+
+    def _arrays(self, tensor: dict[str, Tensor]) -> dict[str, Array]:
+        """Whole arrays on the process that writes them; the others only give their parts."""
+        found = {}
+        for name, value in tensor.items():
+            whole = full(value.detach())
+            if self._world.rank == 0:
+                found[name] = _to_array(whole)
+        return found
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a ``state()`` of an actor with the same model, seed and configuration.
@@ -423,8 +481,8 @@ class GRPOActor:
             moment = self._optimizer.state[p]
             moment["step"].fill_(float(state["optimizer_step"]))
             for kind in ("exp_avg", "exp_avg_sq"):
-                moment[kind].copy_(torch.from_numpy(np.array(state[kind][name])))
+                moment[kind].copy_(like(torch.from_numpy(np.array(state[kind][name])), moment[kind]))
 
 
 def _to_array(tensor: Tensor) -> Array:
-    return tensor.detach().float().cpu().numpy().copy()
+    return full(tensor.detach()).float().cpu().numpy().copy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -54,11 +56,23 @@ class Objective:
         self._runs = advantage != 0 if reference is None else self._weight.any(dim=1).cpu().numpy()
 
     def backward(self, row: Array) -> None:
-        """Adds the gradient of these rollouts' terms to that of the parameters."""
-        for part in self.forward.parts(row[self._runs[row]], self.rollouts.length):
+        """Adds the gradient of these rollouts' terms to that of the parameters.
+
+        Of several processes each adds its share, so that their gradients and ``sums`` add up to those of all rollouts.
+        """
+        row = row[self._runs[row]]
+        passes = 0
+        for part in self.forward.parts(row, self.rollouts.length):
             loss = self._terms(part)
             loss.backward()
             self.sums["loss"] += float(loss.detach())
+            passes += 1
+        if self.forward.sharded:
+            # Sharded weights are gathered, and gradients reduced, by all processes at once: each makes as many passes.
+            most = ceil(ceil(row.size / self.forward.world.size) / self.forward.micro_batch)
+            for _ in range(most - passes):
+                new, _ = self.forward.logprob(self.rollouts, torch.from_numpy(row[:1]).to(self._old.device))
+                (0.0 * new.sum()).backward()
 
     def _terms(self, part: Tensor) -> Tensor:
         """The sum of these rollouts' terms; what the metrics need of them is added to ``sums``."""

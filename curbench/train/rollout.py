@@ -17,7 +17,7 @@ tokens, which makes paired evaluations sharp.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol
 
 import numba as nb
@@ -49,6 +49,11 @@ class TokenRollouts(Rollouts):
     logprob: Array
     sampler_logprob: Array
     entropy: Array
+
+    def to(self, device: torch.device | str) -> TokenRollouts:
+        """The same on another device."""
+        prompt = Prompt(self.prompt.id.to(device), self.prompt.mask.to(device))
+        return replace(self, prompt=prompt, group=self.group.to(device), completion=self.completion.to(device))
 
     def join(self, other: Rollouts, **rest: Any) -> Rollouts:
         assert isinstance(other, TokenRollouts)
@@ -122,6 +127,10 @@ class Noise(NamedTuple):
     stream: int
     step: int
     row: Array
+
+    def take(self, index: Array) -> Noise:
+        """That of some of the rows."""
+        return self._replace(row=self.row[index])
 
 
 class Drawn(NamedTuple):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -30,6 +31,7 @@ from curbench.train.policy import Policy, load_policy, prompt_view, shipped_base
 from curbench.train.rollout import Engine
 from curbench.train.settings import PRESETS, GRPOConfig
 from curbench.train.vllm_engine import VLLMEngine, VLLMSetting
+from curbench.train.world import Conductor, World, present, serve
 from curbench.types import Bank
 
 
@@ -51,6 +53,7 @@ class TrainSpec(BaseModel):
     curator_set        hyper-parameters of the curator, as texts
     engine, vllm       who samples, and the settings of vLLM's engine, see ``curbench.train.vllm_engine``
     save_model         write the trained model, or its adapter, to ``model`` in the directory of the run
+    parallel           of processes that torchrun started: "ddp" has the whole model on each, "fsdp2" a part
     grpo               the actor's own settings
     """
 
@@ -77,6 +80,7 @@ class TrainSpec(BaseModel):
     engine: Literal["builtin", "vllm"] = "builtin"
     vllm: VLLMSetting = VLLMSetting()
     save_model: bool = False
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
     grpo: GRPOConfig = GRPOConfig()
 
     @model_validator(mode="before")
@@ -189,7 +193,44 @@ def make_engine(spec: TrainSpec, policy: Policy) -> Engine | None:
     if spec.engine == "builtin":
         return None
     folder = shipped_base(spec.suite) if spec.model is None else spec.model
-    return VLLMEngine(policy, spec.grpo.sampling, folder, spec.vllm, rows=spec.grpo.rollout_batch)
+    parallel = present().size > 1
+    return VLLMEngine(policy, spec.grpo.sampling, folder, spec.vllm, rows=spec.grpo.rollout_batch, parallel=parallel)
+
+
+def make_actor(spec: TrainSpec, policy: Policy, suite: Suite) -> GRPOActor:
+    """The actor of a spec, or one process's part of it."""
+    return GRPOActor(
+        policy,
+        suite,
+        spec.load_suite("test"),
+        seed=spawn_seeds(spec.seed, 2)[1],
+        config=spec.grpo,
+        engine=make_engine(spec, policy),
+        world=present(),
+        sharded=spec.parallel == "fsdp2" and present().size > 1,
+    )
+
+
+@contextmanager
+def acting(spec: TrainSpec, policy: Policy, suite: Suite) -> Iterator[GRPOActor | Conductor]:
+    """The actor of a spec for the loop; of several processes, that of all of them."""
+    world = present()
+    if world.size == 1:
+        yield make_actor(spec, policy, suite)
+        return
+    world.broadcast(spec)
+    with world.together():
+        actor = make_actor(spec, policy, suite)
+    with Conductor(actor, world) as conductor:
+        yield conductor
+
+
+def follow(world: World) -> None:
+    """What processes other than the first do: their part of every run that the first begins, until it is done."""
+    while (spec := world.broadcast(None)) is not None:
+        with world.together():
+            actor = make_actor(spec, spec.load_policy(), spec.load_suite("train"))
+        serve(actor, world)
 
 
 def train(
@@ -207,42 +248,38 @@ def train(
     Raises  ValueError for a spec that does not fit, a model that cannot be loaded, or an existing run without resume;
             nothing is written before everything has been checked.
     """
-    curator_seed, actor_seed = spawn_seeds(spec.seed, 2)
-    suite, test = spec.load_suite("train"), spec.load_suite("test")
+    suite = spec.load_suite("train")
     policy = spec.load_policy()
-    curator = make_curator(spec, featured_bank(spec, suite, policy, out), curator_seed)
-    engine = make_engine(spec, policy)
-    actor = GRPOActor(policy, suite, test, seed=actor_seed, config=spec.grpo, engine=engine)
-    record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume, bank=suite.bank)
-    if not record.complete:
-        if record.state is not None:
-            assert record.spent is not None
-            if pause(record.spent) and not spec.budget.reached(record.spent):
-                record.close(complete=False)
-                return None
-            curator.restore(record.state["curator"])
-            actor.restore(record.state["actor"])
-        spent = run(
-            curator,
-            actor,
-            batch=spec.batch,
-            budget=spec.budget,
-            signal=SIGNALS[spec.signal or curator.signal],
-            record=record,
-            estimator=spec.estimator,
-            evaluate_every=spec.evaluate_every,
-            checkpoint_every=spec.checkpoint_every,
-            spent=record.spent,
-            progress=progress,
-            pause=pause,
-        )
-        complete = spec.budget.reached(spent)
-        if complete and spec.save_model:
-            actor.save(record.directory / "model")
-        record.close(complete=complete)
-    if not record.complete:
-        return None
-    return result_row(record.directory)
+    curator = make_curator(spec, featured_bank(spec, suite, policy, out), spawn_seeds(spec.seed, 2)[0])
+    with acting(spec, policy, suite) as actor:
+        record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume, bank=suite.bank)
+        if not record.complete:
+            if record.state is not None:
+                assert record.spent is not None
+                if pause(record.spent) and not spec.budget.reached(record.spent):
+                    record.close(complete=False)
+                    return None
+                curator.restore(record.state["curator"])
+                actor.restore(record.state["actor"])
+            spent = run(
+                curator,
+                actor,
+                batch=spec.batch,
+                budget=spec.budget,
+                signal=SIGNALS[spec.signal or curator.signal],
+                record=record,
+                estimator=spec.estimator,
+                evaluate_every=spec.evaluate_every,
+                checkpoint_every=spec.checkpoint_every,
+                spent=record.spent,
+                progress=progress,
+                pause=pause,
+            )
+            complete = spec.budget.reached(spent)
+            if complete and spec.save_model:
+                actor.save(record.directory / "model")
+            record.close(complete=complete)
+    return result_row(record.directory) if record.complete else None
 
 
 def result_row(directory: Path) -> dict[str, Any]:

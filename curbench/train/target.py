@@ -111,16 +111,25 @@ class TargetGradient(ABC):
 
     def end(self) -> Array:
         """f64[B], <g_b, v> with v as it was, 0 where that was still zero; then v moves as ``Target`` says."""
+        world = self.forward.world
         if self._total is not None:
+            if world.size > 1:
+                held = {
+                    name: torch.zeros_like(self.parameter[name], dtype=torch.float32) if g is None else g.float()
+                    for name, g in self._total.items()
+                }
+                world.sum_(list(held.values()))
+                self._total = dict(held)
             self._follow(self._total, self._memory)
-        return np.add.reduceat(self._share * self._slope, self._offset[:-1])
+        return np.add.reduceat(self._share * world.sum(self._slope), self._offset[:-1])
 
     @abstractmethod
     def _measure(
         self, rollouts: TokenRollouts, direction: dict[str, Tensor], scale: Array | None, later: Array
     ) -> tuple[Array, dict[str, Tensor | None] | None]:
         """(derivative of the log-probability of each completion with a share, along the direction, f64[R]; gradient of
-        sum_i scale_i log pi(y_i), or None without a scale); parts of both may be filled in while watching."""
+        sum_i scale_i log pi(y_i), or None without a scale); parts of both may be filled in while watching. Of several
+        processes each has the part of its own rollouts."""
 
     def _direction(self, name: str, preconditioned: bool) -> Tensor:
         """v, or v over the root of AdamW's second moment once there is one."""

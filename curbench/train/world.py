@@ -1,9 +1,9 @@
 """The processes that train one policy together, as ``torchrun`` starts them; alone, everything here does nothing.
 
-Every process has the model, or its shard of it, and does its part of what all do at once: it samples some of the groups,
-passes over some of the rollouts, and the gradients are added up. Terms of the loss are weighted by the whole batch
-(``losses.token_weight``), so their gradients are summed, never averaged. Process 0 has the loop, the curator and the
-record; the others hear what to do from it, see ``Conductor`` and ``serve``.
+Every process has the model, or its shard of it, and does its part of what all do at once: it samples some of the
+groups, passes over some of the rollouts, and the gradients are added up. Terms of the loss are weighted by the whole
+batch (``losses.token_weight``), so their gradients are summed, never averaged. Process 0 has the loop, the curator and
+the record; the others hear what to do from it, see ``Conductor`` and ``serve``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,13 @@ class World:
         self.rank, self.size = rank, size
         self.broken = False
         self._told = dist.new_group(backend="gloo") if size > 1 else None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """For what all do at once: after an error in it another may wait inside, and there is nobody to tell."""
+        self.broken = True
+        yield
+        self.broken = False
 
     def broadcast(self, value: Any) -> Any:
         """The value that process 0 gave."""
@@ -59,8 +67,8 @@ class World:
         """
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def sum(self, value: Array) -> Array:
-        """f64[...], the sum over processes."""
+    def sum(self, value: Any) -> Any:
+        """f64[...], the sum over processes of numbers or an array; as it came if there is one."""
         if self.size == 1:
             return value
         total = torch.tensor(np.asarray(value, np.float64))
@@ -129,18 +137,16 @@ class _Part:
         self._report: UpdateReport | None = None
 
     def do(self, name: str, argument: Sequence[Any]) -> Any:
-        # Until it is done another process may be inside of it: after an error there is nothing left to tell anybody.
-        self.world.broken = True
-        if name == "new_logprob":
-            assert self._report is not None
-            result = self._report.new_logprob(*argument)
-        else:
+        with self.world.together():
+            if name == "new_logprob":
+                assert self._report is not None
+                assert self._report.new_logprob is not None
+                return self._report.new_logprob(*argument)
             owner = self.actor.view if name in ("hidden", "angle") else self.actor
             result = getattr(owner, name)(*argument)
-        if name == "update":
-            self._report = result
-        self.world.broken = False
-        return result
+            if name == "update":
+                self._report = result
+            return result
 
 
 class Conductor:
@@ -180,14 +186,20 @@ class Conductor:
 
     def update(self, rollouts: Rollouts, advantage: Array, admitted: Array, guidance: Guidance) -> UpdateReport:
         report = self._all("update", rollouts, advantage, admitted, guidance)
-        return replace(report, new_logprob=lambda asked=None: self._all("new_logprob", asked))
+        return replace(report, new_logprob=self._new_logprob)
+
+    def _new_logprob(self, asked: Array | None = None) -> Array:
+        return self._all("new_logprob", asked)
 
     @property
     def view(self) -> ActorView:
-        return ActorView(lambda problem, depth=1.0: self._all("hidden", problem, depth), partial(self._all, "angle"))
+        return ActorView(partial(self._all, "hidden"), partial(self._all, "angle"))
 
     def evaluate(self) -> Evaluation:
         return self._all("evaluate")
+
+    def save(self, folder: Path) -> None:
+        self._all("save", folder)
 
     def state(self) -> dict[str, Any]:
         return self._all("state")
@@ -222,7 +234,7 @@ def shard(model: nn.Module) -> None:
     names = getattr(model, "_no_split_modules", None) or ()
     blocks = [module for module in model.modules() if type(module).__name__ in names]
     if not blocks:
-        raise ValueError(f"{type(model).__name__} does not name its blocks, so it cannot be sharded: use --parallel ddp")
+        raise ValueError(f"{type(model).__name__} does not name its blocks to be sharded: use --parallel ddp")
     for module in (*blocks, model):
         fully_shard(module)
     for module in _sharded(model):
@@ -259,10 +271,8 @@ def full(tensor: Tensor) -> Tensor:
 
 def like(value: Tensor, tensor: Tensor) -> Tensor:
     """A whole value, the same on all processes, sharded as ``tensor`` is."""
-    if not hasattr(tensor, "placements"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    return distribute_tensor(
-        value.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
-    )
+    if not isinstance(tensor, DTensor):
+        return value
+    return distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
