@@ -72,7 +72,7 @@ def main() -> None:
     except (FloatingPointError, MemoryError) as error:
         if os.environ.get("CURBENCH_DEBUG"):
             raise
-        print(f"curbench: {error}", file=sys.stderr)
+        print(f"{_who()}: {error}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sentence = str(error)
@@ -83,8 +83,14 @@ def main() -> None:
             sentence = f'{error.name} is not installed; run: pip install -e ".[{extra}]"'
         if os.environ.get("CURBENCH_DEBUG"):
             raise
-        print(f"curbench: {sentence}", file=sys.stderr)
+        print(f"{_who()}: {sentence}", file=sys.stderr)
         sys.exit(2)
+
+
+def _who() -> str:
+    """Who speaks: of several processes, which."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"curbench process {os.environ['RANK']}" if several else "curbench"
 
 
 def emit(row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What test_world has torchrun run in two processes, ``together.py OUT``: four runs, the last to its failure."""
+"""What test_world has torchrun run in two processes, ``together.py OUT``: runs, one that resumes, one that fails."""
 
 import sys
 from pathlib import Path
@@ -8,23 +8,23 @@ from curbench.train.grpo import GRPOActor
 from curbench.train.run import TrainSpec, follow, train
 from curbench.train.world import company
 
-SPEC = {
-    "suite": "countdown",
-    "budget_steps": 4,
-    "batch": 5,
-    "group": 4,
-    "evaluate_every": 2,
-    "checkpoint_every": 2,
-    "grpo": {"evaluation_problems": 15, "threads": 1, "micro_batch": 3, "minibatches": 2, "learning_rate": 1e-4},
-}
-NEURAL = {"dormant": "1", "warmup": "1", "candidates": "64"}
-SNR = {"snr": {"parts": 2}, "averaging": {"every": 2, "count": 2}, "evaluation_batch": 4}
+STEPS = 3
+GRPO = {"evaluation_problems": 15, "threads": 1, "micro_batch": 3, "minibatches": 2, "learning_rate": 1e-4}
+SPEC = {"suite": "countdown", "budget_steps": STEPS, "batch": 5, "group": 4, "evaluate_every": 2, "checkpoint_every": 2}
 CASE = {
-    "ddp": {"curator": "actor_curator", "curator_set": NEURAL, "grpo": SPEC["grpo"] | SNR},
-    "fsdp2": {"curator": "actor_curator", "curator_set": NEURAL, "grpo": SPEC["grpo"] | SNR, "parallel": "fsdp2"},
-    "aligned": {"curator": "target_aligned"},
-    "cut": {"curator": "sec", "parallel": "fsdp2"},
+    "ddp": {
+        "curator": "target_aligned",
+        "grpo": GRPO | {"snr": {"parts": 2}, "averaging": {"every": 1, "count": 2}, "evaluation_batch": 4},
+    },
+    "fsdp2": {
+        "curator": "actor_curator",
+        "curator_set": {"dormant": "1", "warmup": "1", "candidates": "64"},
+        "grpo": GRPO,
+        "parallel": "fsdp2",
+    },
 }
+CUT, FAILED = "cut", "failed"
+"""Folders of runs with the settings of "fsdp2": put down before its last step and resumed, and failed in that step."""
 
 
 def spec(name):
@@ -46,11 +46,14 @@ def fail_after(updates):
 def main(out):
     with company() as world:
         if world.rank:
-            fail_after(4 * (len(CASE) - 1) + 2)
+            fail_after((len(CASE) + 1) * STEPS + STEPS - 1)
             follow(world)
-        else:
-            for name in CASE:
-                train(spec(name), out / name)
+            return
+        for name in CASE:
+            train(spec(name), out / name)
+        train(spec("fsdp2"), out / CUT, pause=lambda spent: spent.steps == STEPS - 1)
+        train(spec("fsdp2"), out / CUT, resume=True)
+        train(spec("fsdp2"), out / FAILED)
 
 
 if __name__ == "__main__":
