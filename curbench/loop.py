@@ -116,6 +116,11 @@ class Stopwatch:
         self.seconds[phase] += now - self._last
         self._last = now
 
+    def move(self, seconds: float, source: str, target: str) -> None:
+        """Takes seconds from one phase and gives them to another."""
+        self.seconds[source] -= seconds
+        self.seconds[target] += seconds
+
 
 def graded(
     rollouts: Rollouts, reward: Reward, signal: Signal, estimator: str
@@ -174,6 +179,7 @@ def step(curator: Curator, actor: Actor, *, batch: int, signal: Signal, estimato
     admitted, guidance = use_of(curator, rollouts, advantage, stats, half)
     report = actor.update(rollouts, advantage, admitted, guidance)
     clock.lap("update")
+    clock.move(report.alignment_s, "update", "signal")
     utility = signal(rollouts, reward, stats, report)
     clock.lap("signal")
     feedback = feedback_on(curator, rollouts, stats, utility, admitted)

@@ -362,7 +362,7 @@ def load_state(path: Path) -> tuple[State, dict[str, Any]]:
 
 
 CURATOR_PHASES = ("select", "signal", "curator_update")
-"""What a step costs because of its curator: selecting, the utility's extra forward pass, and learning."""
+"""What a step costs because of its curator: selecting, the utility's extra passes, and learning."""
 
 
 def _cost(seconds: dict[str, float]) -> dict[str, float]:

@@ -355,6 +355,7 @@ class UpdateReport:
                   that a signal asks for. The others keep their old log-probabilities
     alignment     f64[B], <g_b, v> of every group with the target gradient before this batch entered it; None if the
                   guidance had no target
+    alignment_s   seconds of the update that went into it: the curator's cost, not the training's
     metrics       numbers worth logging
     """
 
@@ -362,6 +363,7 @@ class UpdateReport:
     new_logprob: Callable[..., Any] | None = None
     alignment: Array | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    alignment_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,11 @@ class GRPOActor:
                         for name, number in self._step(rollouts, row, value, weight, reference).items():
                             sums[name] = sums.get(name, 0.0) + number
                         steps += 1
-        alignment = self._target.end() if follows else None
+        alignment, alignment_s = None, 0.0
+        if follows:
+            with self._target.timed():
+                alignment = self._target.end()
+            alignment_s = self._target.seconds
         self.policy_step += steps > 0
         if steps:
             self._engine.changed()
@@ -257,10 +261,9 @@ class GRPOActor:
             self._average.add({name: _to_array(p) for name, p in self._parameter.items()})
         metrics = self._metrics(rollouts, sums, steps)
         if not steps:
-            return UpdateReport(self.policy_step, lambda asked=None: rollouts.logprob, alignment, metrics)
-        return UpdateReport(
-            self.policy_step, partial(self._new_logprob, rollouts, self.policy_step), alignment, metrics
-        )
+            return UpdateReport(self.policy_step, lambda asked=None: rollouts.logprob, alignment, metrics, alignment_s)
+        again = partial(self._new_logprob, rollouts, self.policy_step)
+        return UpdateReport(self.policy_step, again, alignment, metrics, alignment_s)
 
     def _truncated(self, rollouts: TokenRollouts) -> Array:
         """bool[R], completions that were cut at the limit of new tokens: nothing ended them."""

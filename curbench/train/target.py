@@ -13,6 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -83,6 +84,7 @@ class TargetGradient(ABC):
     """What the forms share.
 
     parameter  what v is the gradient of, by name
+    ``seconds`` is what the last batch took, beside the passes that train
     """
 
     def __init__(self, forward: Forward, optimizer: torch.optim.AdamW, parameter: dict[str, Tensor]) -> None:
@@ -90,6 +92,14 @@ class TargetGradient(ABC):
         self.optimizer = optimizer
         self.parameter = parameter
         self.v: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adds the time of its block to ``seconds``."""
+        begin = perf_counter()
+        yield
+        self.seconds += perf_counter() - begin
 
     def begin(self, rollouts: TokenRollouts, advantage: Array, target: Target, later: Array) -> None:
         """Takes up a batch, before the update.
@@ -98,12 +108,14 @@ class TargetGradient(ABC):
         later      bool[R], rollouts that will be run while ``watching``, each once
         Raises     ValueError if v is to be preconditioned and the optimiser does not train what it is the gradient of.
         """
+        started = perf_counter()
         size = np.diff(rollouts.offset)
         share = advantage / np.repeat(size, size)
         scale = None if target.weight is None else share * np.repeat(target.weight, size)
         direction = {name: self._direction(name, target.preconditioned) for name in self.v}
         self._offset, self._share, self._memory = rollouts.offset, share, target.memory
         self._slope, self._total = self._measure(rollouts, direction, scale, later)
+        self.seconds = perf_counter() - started
 
     def watching(self) -> AbstractContextManager[None]:
         """What the first passes of the update run in."""
@@ -250,7 +262,7 @@ class HeadTarget(TargetGradient):
     def watching(self) -> Iterator[None]:
         self._hidden = []
         hook = self._head.register_forward_pre_hook(lambda module, given: self._hidden.append(given[0].detach()))
-        self.forward.watch = self._see
+        self.forward.watch = self.timed()(self._see)
         try:
             yield
         finally:

@@ -201,6 +201,17 @@ def test_a_model_that_caps_its_logits_has_no_closed_form(llama_folder):
         actor.update(draw(actor), ADVANTAGE, NONE, Guidance(target=Target(WEIGHT)))
 
 
+@pytest.mark.parametrize("form", ["probe", "head"])
+def test_its_time_is_the_curators_and_not_the_trainings(form, llama_folder):
+    actor = make_actor(llama_folder, target={"form": form})
+    curator = curator_class("target_aligned")(TRAIN.bank, seed=0, batch=2, horizon=4, group=G)
+    result = loop.step(curator, actor, batch=2, signal=SIGNALS["target_alignment"])
+    assert result.report.alignment_s > 0
+    assert result.seconds["signal"] >= result.report.alignment_s
+    assert result.seconds["update"] > 0
+    assert actor.update(draw(actor), ADVANTAGE, ~NONE).alignment_s == 0
+
+
 def test_layers_count_from_the_end_and_must_exist():
     names = ["transformer.wte.weight", "transformer.h.0.a", "transformer.h.1.a", "transformer.h.1.b", "ln_f.weight"]
     assert list(last_layers(dict.fromkeys(names), 1)) == names[2:]
