@@ -7,15 +7,18 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 
-from curbench.bench.subject import Arrays, Case, Subject, Target, Work, far
+from curbench.bench.subject import Arrays, Case, Subject, Target, Work, far, on_host
 from curbench.bench.torch_compile import compiled
+from curbench.kernels import reference
 from curbench.kernels.contract import RATIOS
 
 GROUP = 8
 
 
-def make_logprobs(rows: int, tokens: int, ratio: str) -> Arrays:
+def make_logprobs(rows: int, tokens: int, ratio: str, *form: str) -> Arrays:
+    """form: "lengths" gives ours the lengths and not the mask; "bfloat16" rounds the log-probabilities."""
     rng = np.random.default_rng(0)
     old = -rng.random((rows, tokens), dtype=np.float32)
     new = rng.standard_normal((rows, tokens), dtype=np.float32)
@@ -25,13 +28,30 @@ def make_logprobs(rows: int, tokens: int, ratio: str) -> Arrays:
     advantage = (advantage - advantage.mean(axis=1, keepdims=True)).astype(np.float32).ravel()
     length = rng.integers(tokens // 4, tokens, rows)
     mask = np.arange(tokens) < length[:, None]
-    batch = {"new": new, "old": old, "advantage": advantage, "mask": mask, "float_mask": mask.astype(np.float32)}
-    return {**batch, "length": length, "ratio": ratio}
+    batch: Arrays = {
+        "new": new,
+        "old": old,
+        "advantage": advantage,
+        "mask": mask,
+        "float_mask": mask.astype(np.float32),
+    }
+    batch["length"] = length
+    if "bfloat16" in form:  # which numpy does not have
+        tensor = {name: torch.from_numpy(array) for name, array in batch.items()}
+        batch = tensor | {name: tensor[name].bfloat16() for name in ("new", "old")}
+    return {**batch, "ratio": ratio, "by_length": "lengths" in form}
 
 
 def arguments(a: Arrays) -> Arrays:
     logprob = {"new_logprob": a["new"], "old_logprob": a["old"]}
-    return {**logprob, "advantage": a["advantage"], "group": GROUP, "mask": a["mask"], "ratio": a["ratio"]}
+    part = {"length": a["length"]} if a["by_length"] else {"mask": a["mask"]}
+    return {**logprob, **part, "advantage": a["advantage"], "group": GROUP, "ratio": a["ratio"]}
+
+
+def expected(a: Arrays) -> Any:
+    """The reference works on numpy arrays, which have no bfloat16."""
+    host = {name: on_host(value) if isinstance(value, torch.Tensor) else value for name, value in a.items()}
+    return reference.policy_improvement(**arguments(host))
 
 
 def variants(a: Arrays) -> Iterator[Arrays]:
@@ -41,7 +61,7 @@ def variants(a: Arrays) -> Iterator[Arrays]:
 
 
 def utility(new: Any, old: Any, mask: Any, advantage: Any, token_mean: bool) -> Any:
-    log_rho, count = new - old, mask.sum(-1)
+    log_rho, count = new.float() - old.float(), mask.sum(-1)  # a difference in bfloat16 would be noise
     if token_mean:
         ratio = (log_rho.exp() * mask).sum(-1) / count
     else:
@@ -55,7 +75,7 @@ def of_tensors(function: Any, mask: str) -> Any:
 
 def loss_of_trainers(new: Any, old: Any, mask: Any, advantage: Any, token_mean: bool) -> Any:
     """As TRL and verl reach the number: ratio, advantage and loss for every token, and means over the mask."""
-    log_rho, count = new - old, mask.sum(-1)
+    log_rho, count = new.float() - old.float(), mask.sum(-1)
     if not token_mean:
         log_rho = ((log_rho * mask).sum(-1) / count.clamp(min=1)).unsqueeze(-1).expand_as(new)
     loss = -log_rho.exp() * advantage.unsqueeze(-1)
@@ -72,7 +92,7 @@ def numpy_utility(a: Arrays) -> Any:
 
 
 def tokens_read(a: Arrays) -> Work:
-    return Work(a["new"].nbytes + a["old"].nbytes + a["mask"].nbytes)
+    return Work(a["new"].nbytes + a["old"].nbytes + a["length" if a["by_length"] else "mask"].nbytes)
 
 
 PEERS = {
@@ -98,9 +118,13 @@ SUBJECT = Subject(
         Case((2048, 2048, "sequence_mean"), tuple(PEERS), fast=FEW),
         Case((8192, 2048, "sequence_mean"), tuple(PEERS)),
         Case((32768, 4096, "sequence_mean"), LARGE, targets(3, 14, 2.5)),
+        Case((32768, 4096, "sequence_mean", "lengths"), LARGE),
+        Case((32768, 4096, "sequence_mean", "bfloat16"), LARGE),
         Case((256, 1024, "token_mean"), tuple(PEERS)),
         Case((2048, 2048, "token_mean"), tuple(PEERS)),
         Case((16384, 2048, "token_mean"), LARGE, targets(4, 25, 3)),
+        Case((16384, 2048, "token_mean", "lengths"), LARGE),
+        Case((16384, 2048, "token_mean", "bfloat16"), LARGE),
     ),
     odd_shapes=((8, 5, "sequence_mean"), (16, 33, "token_mean"), (24, 131, "sequence_mean")),
     make=make_logprobs,
@@ -109,5 +133,6 @@ SUBJECT = Subject(
     tolerance=(1e-5, 1e-10),
     peer_distance=lambda result, expected: far(result, expected.utility, 0.0, 5e-7),  # ratios near 1 cancel
     peers=PEERS,
+    expected=expected,
     work=tokens_read,
 )

@@ -155,7 +155,11 @@ def test_bytes_of_a_mirror_step_count_every_round_of_its_search():
 
 SMALL = {
     "group_advantage": [(16, 8), (16, 8, "uuids"), (16, 8, "shared uuids")],
-    "policy_improvement": [(64, 16, "sequence_mean"), (64, 16, "token_mean")],
+    "policy_improvement": [
+        (64, 16, ratio, *form)
+        for ratio in ("sequence_mean", "token_mean")
+        for form in ((), ("lengths",), ("bfloat16",))
+    ],
     "score_bank": [
         (3000, 16, "iid"),
         (3000, 16, "race"),
