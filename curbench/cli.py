@@ -28,6 +28,7 @@ EXTRA_OF = {
     "tensorboard": "train",
     "reasoning_gym": "tasks",
     "peft": "lora",
+    "wandb": "wandb",
     "vllm": "vllm",
     "ray": "ray",
     "msgspec": "serve",
@@ -526,6 +527,9 @@ def train(
     ] = 4,
     minutes: Annotated[float | None, typer.Option(min=0, help="Put the runs down after this time.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost, from one step.")] = False,
+    track: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="Where to watch it: tensorboard, wandb (offline), or none.")
+    ] = "tensorboard",
     setting: Set = [],  # noqa: B006  # typer copies it
     resume: Resume = False,
     as_json: Json = False,
@@ -535,6 +539,7 @@ def train(
     from curbench.console import bars
     from curbench.curators import split_admission
     from curbench.sweep import run_grid
+    from curbench.track import trackers
     from curbench.train.run import TrainSpec, check, describe
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -579,9 +584,9 @@ def train(
         row = plan(specs, out, jobs=jobs)
         emit(row) if as_json else print(describe_plan(row))
         return
-    grid = partial(
-        run_grid, specs, out, jobs=jobs, resume=resume, slices=slices if len(curators) > 1 else 1, deadline=deadline
-    )
+    trackers(chosen := () if track == "none" else tuple(track.split(",")))
+    turns = slices if len(curators) > 1 else 1
+    grid = partial(run_grid, specs, out, jobs=jobs, resume=resume, slices=turns, deadline=deadline, track=chosen)
     with bars() as bar:
         prepare_suite(suite, suite_set, bar)
         shown = {}

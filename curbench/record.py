@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from safetensors.numpy import save
 
 from curbench.loop import Spent, StepResult
 from curbench.provenance import environment, memory_mb
+from curbench.track import Tracker, trackers
 from curbench.types import Bank, Evaluation
 
 State = dict[str, Any]
@@ -76,13 +77,30 @@ def unflatten(flat: dict[str, Any]) -> State:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replaces ``path`` by ``data`` in one step: a reader, or a kill, sees the old file or the new one."""
+    """Replaces ``path`` by ``data`` in one step: a reader, a kill or a full disk leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritten(path, error) from None
     os.replace(temporary, path)
+
+
+def _unwritten(path: Path, error: OSError) -> OSError:
+    return OSError(f"{path} could not be written ({error.strerror}); what was complete before is as it was: make room")
+
+
+def append_line(file: TextIO, row: dict[str, Any]) -> None:
+    """Appends one JSON object to an open log, so that a reader sees it at once; raises OSError, naming the file."""
+    try:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+    except OSError as error:
+        raise _unwritten(Path(file.name), error) from None
 
 
 def read_json(path: Path) -> Any:
@@ -174,9 +192,10 @@ class RunRecord:
     spec       JSON object that identifies the run: everything that its numbers depend on
     resume     continue what is there; without it an existing run is refused
     bank       of the run: says in which strata the selected problems lie
+    track      names of ``track.TRACKERS``, where the numbers can be watched
 
-    Raises ValueError for what ``previous_run`` refuses or a damaged checkpoint, and ModuleNotFoundError without
-    tensorboard, before anything is written.
+    Raises ValueError for what ``previous_run`` refuses or a damaged checkpoint, and ModuleNotFoundError without a
+    tracker's package, before anything is written.
     """
 
     def __init__(
@@ -186,20 +205,20 @@ class RunRecord:
         *,
         resume: bool = False,
         bank: Bank | None = None,
-        tensorboard: bool = True,
+        track: tuple[str, ...] = ("tensorboard",),
     ) -> None:
         self.directory = Path(directory)
         self._bank = bank
         self.spec = json.loads(json.dumps(spec))
         self._parts: list[dict[str, np.ndarray]] = []
-        self._board = None
+        self._tracker: list[Tracker] = []
         self.spent: Spent | None = None
         self.state: State | None = None
         previous = previous_run(self.directory, spec, resume=resume)
         self.complete = previous is not None and previous["status"] == "complete"
         if self.complete:
             return
-        writer = _summary_writer() if tensorboard else None
+        make = trackers(track)
         checkpoint = self.directory / "checkpoint.safetensors"
         if checkpoint.exists():
             self.spent, self.state = load_checkpoint(checkpoint)
@@ -212,9 +231,8 @@ class RunRecord:
         (self.directory / "selections").mkdir(exist_ok=True)
         self._steps = (self.directory / "steps.jsonl").open("a")
         self._evals = (self.directory / "evals.jsonl").open("a")
-        if writer:
-            purge = None if self.spent is None else self.spent.steps + 1
-            self._board = writer(self.directory / "tensorboard", purge_step=purge)
+        first = None if self.spent is None else self.spent.steps + 1
+        self._tracker = [one(self.directory, self.spec, first) for one in make]
 
     def _write_run(self, status: str) -> None:
         run = {"spec": self.spec, "environment": self._environment, "status": status}
@@ -260,8 +278,7 @@ class RunRecord:
             row["strata"] = np.bincount(
                 self._bank.stratum[selection.problem], minlength=len(self._bank.stratum_name)
             ).tolist()
-        self._steps.write(json.dumps(row) + "\n")
-        self._steps.flush()
+        append_line(self._steps, row)
         count = len(selection)
         self._parts.append(
             {
@@ -280,15 +297,17 @@ class RunRecord:
                 "tokens": feedback.tokens,
             }
         )
-        if self._board:
-            for name in ("reward", "pass_rate", "utility", "degenerate", "length"):
-                self._board.add_scalar(f"train/{name}", row[name], spent.steps)
-            for group in ("actor", "curator", "cost"):
-                for name, value in row[group].items():
-                    self._board.add_scalar(f"{group}/{name}", value, spent.steps)
-            if self._bank is not None:
-                for name, count in zip(self._bank.stratum_name, row["strata"], strict=True):
-                    self._board.add_scalar(f"strata/{name}", count / len(selection), spent.steps)
+        number = {f"train/{name}": row[name] for name in ("reward", "pass_rate", "utility", "degenerate", "length")}
+        for group in ("actor", "curator", "cost"):
+            number |= {f"{group}/{name}": value for name, value in row[group].items()}
+        if self._bank is not None:
+            share = zip(self._bank.stratum_name, row["strata"], strict=True)
+            number |= {f"strata/{name}": count / len(selection) for name, count in share}
+        self._track(number, spent.steps)
+
+    def _track(self, number: dict[str, float], step: int) -> None:
+        for one in self._tracker:
+            one.numbers(number, step)
 
     def evaluation(self, evaluation: Evaluation, spent: Spent) -> None:
         """Appends one evaluation to evals.jsonl, problem by problem, so that runs can be compared in pairs."""
@@ -310,12 +329,11 @@ class RunRecord:
                 "success": evaluation.averaged.success.tolist(),
                 "eval_tokens": evaluation.averaged.tokens,
             }
-        self._evals.write(json.dumps(row) + "\n")
-        self._evals.flush()
-        if self._board:
-            self._board.add_scalar("eval/pass_rate", evaluation.pass_rate, spent.steps)
-            if evaluation.averaged is not None:
-                self._board.add_scalar("eval/pass_rate_averaged", evaluation.averaged.pass_rate, spent.steps)
+        append_line(self._evals, row)
+        number = {"eval/pass_rate": evaluation.pass_rate}
+        if evaluation.averaged is not None:
+            number["eval/pass_rate_averaged"] = evaluation.averaged.pass_rate
+        self._track(number, spent.steps)
 
     def checkpoint(self, state: State, spent: Spent) -> None:
         """Writes the slots since the last checkpoint, then the state; a kill in between loses nothing but time."""
@@ -329,15 +347,15 @@ class RunRecord:
         for log in (self._steps, self._evals):
             os.fsync(log.fileno())
         save_state(self.directory / "checkpoint.safetensors", state, spent=vars(spent))
-        if self._board:
-            self._board.flush()
+        for one in self._tracker:
+            one.flush()
 
     def close(self, complete: bool) -> None:
         """Closes the logs; ``complete`` marks the run as finished."""
         self._steps.close()
         self._evals.close()
-        if self._board:
-            self._board.close()
+        for one in self._tracker:
+            one.close()
         if complete:
             self._write_run("complete")
             self.complete = True
@@ -397,9 +415,3 @@ def _step_of(line: str) -> int:
         return int(json.loads(line)["step"])
     except json.JSONDecodeError:
         return sys.maxsize
-
-
-def _summary_writer() -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter

@@ -37,6 +37,7 @@ def run_grid(
     resume: bool = False,
     slices: int = 1,
     deadline: float | None = None,
+    track: tuple[str, ...] = ("tensorboard",),
     progress: Progress,
     preparing: Callable[[TrainSpec, int, int], None] = lambda spec, count, done: None,
 ) -> Iterator[dict[str, Any]]:
@@ -45,6 +46,7 @@ def run_grid(
     slices     seed by seed, the runs advance in turns, each by this share of its budget: a stop at any time leaves
                runs that can be compared
     deadline   ``time.time()`` at which runs are put down, to be resumed; their rows are left out
+    track      where the numbers can be watched, see ``curbench.track``
     progress   called after every step of every run
     preparing  called while features are made, see ``train.run.prepare``
     Raises ValueError before anything starts if a curator refuses its settings or a run exists and ``resume`` is False.
@@ -53,24 +55,18 @@ def run_grid(
 
     check(specs, out, resume=resume)
     prepare(specs, out, preparing)
+    task = partial(_train, specs=specs, out=out, resume=resume, deadline=deadline, track=track)
     told: set[int] = set()
-    for (index, *_), row in _advance(specs, out, _turns(specs, slices), jobs, resume, deadline, progress):
+    for (index, *_), row in _advance(_turns(specs, slices), task, specs, jobs, progress):
         if row is not None and index not in told:
             told.add(index)
             yield row
 
 
 def _advance(
-    specs: list[TrainSpec],
-    out: Path,
-    turns: list[Turn],
-    jobs: int,
-    resume: bool,
-    deadline: float | None,
-    progress: Progress,
+    turns: list[Turn], task: Callable[..., dict[str, Any] | None], specs: list[TrainSpec], jobs: int, progress: Progress
 ) -> Iterator[tuple[Turn, dict[str, Any] | None]]:
     """Every turn with what it gave, the turns of one run one after another."""
-    task = partial(_train, specs=specs, out=out, resume=resume, deadline=deadline)
     if jobs == 1:
         for turn in turns:
             yield turn, task(turn, tell=lambda index, spent: progress(specs[index], spent))
@@ -101,6 +97,7 @@ def _train(
     out: Path,
     resume: bool,
     deadline: float | None,
+    track: tuple[str, ...],
     tell: Callable[[int, Spent], None],
 ) -> dict[str, Any] | None:
     """Advances one run to its share; its row once it is complete, None before and after the deadline."""
@@ -118,6 +115,7 @@ def _train(
         out,
         resume=resume or not first,
         progress=partial(tell, run),
+        track=track,
         pause=lambda spent: specs[run].budget.fraction(spent) >= share or late(),
     )
 

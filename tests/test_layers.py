@@ -13,7 +13,7 @@ LAYERS = [
     {"kernels"},
     {"advantage", "signals", "regret", "features"},
     {"curators", "suites"},
-    {"loop", "record", "config", "schedules", "averaging"},
+    {"loop", "record", "config", "schedules", "averaging", "track"},
     {"sim", "train", "integrations"},
     {"report", "bench", "doctor", "replay", "serve"},
     {"engine", "sweep", "quickstart", "console"},

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import sys
 
 import numpy as np
@@ -24,7 +26,7 @@ def go(directory, steps, *, resume=False, kill=None, spec=SPEC):
     arms = make_arms("switching", horizon=100, arms=4)
     curator = curator_class("osmd")(arms.bank(), seed=1, batch=2, horizon=100, group=3, design="iid")
     actor = BanditActor(arms, 7)
-    record = RunRecord(directory, spec, resume=resume, tensorboard=False)
+    record = RunRecord(directory, spec, resume=resume, track=())
     if record.state is not None:
         curator.restore(record.state["curator"])
         actor.restore(record.state["actor"])
@@ -83,6 +85,27 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):
         file.write('{"step": 6, "rew')
     go(tmp_path / "killed", 10, resume=True)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("full_at", range(1, 18))  # every write that is synced
+def test_a_full_disk_is_said_and_leaves_what_can_be_resumed(tmp_path, monkeypatch, full_at):
+    go(tmp_path / "whole", 10)
+    calls, fsync = [], os.fsync
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) >= full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("curbench.record.os.fsync", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            go(tmp_path / "full", 10)
+    assert not list((tmp_path / "full").rglob("*.part"))
+    resume = (tmp_path / "full" / "run.json").exists()
+    go(tmp_path / "full", 10, resume=resume)
+    assert content(tmp_path / "full") == content(tmp_path / "whole")
 
 
 def test_an_existing_run_is_refused_without_resume_and_untouched(tmp_path):
@@ -189,7 +212,7 @@ def test_every_process_notes_the_first_step_it_took(tmp_path):
 
 def test_states_survive_the_round_trip_through_a_checkpoint(tmp_path):
     state = {"a": {"b": np.arange(3), "c": 2, "d": {}}, "e": np.zeros((0, 4)), "f": "x", "g": np.uint64([2**64 - 1])}
-    record = RunRecord(tmp_path, SPEC, tensorboard=False)
+    record = RunRecord(tmp_path, SPEC, track=())
     record.checkpoint(state, Spent(1, 2, 3))
     spent, back = load_checkpoint(tmp_path / "checkpoint.safetensors")
     assert spent == Spent(1, 2, 3)

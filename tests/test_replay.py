@@ -289,7 +289,7 @@ def test_training_runs_are_read_too(tmp_path):
 
     spec = TrainSpec(suite="countdown", curator="uniform", budget_steps=4, batch=BATCH, group=GROUP)
     directory = tmp_path / "countdown" / "uniform" / "0"
-    record = RunRecord(directory, spec.model_dump(), tensorboard=False)
+    record = RunRecord(directory, spec.model_dump(), track=())
     for t, one in enumerate(log_of("uniform", 4, suites.load("countdown").bank), start=1):
         seconds = Stopwatch().seconds
         record.step(StepResult(one.selection, None, one, UpdateReport(t), seconds), Spent(t, t, t), {})

@@ -138,7 +138,7 @@ class LearnerUnit:
             if previous["status"] == "complete":
                 return None
             shutil.rmtree(directory)
-        return RunRecord(directory, spec, tensorboard=False)
+        return RunRecord(directory, spec, track=())
 
     @property
     def question(self) -> dict[str, Any]:

@@ -240,11 +240,13 @@ def train(
     resume: bool = False,
     progress: Callable[[Spent], None] = lambda spent: None,
     pause: Callable[[Spent], bool] = lambda spent: False,
+    track: tuple[str, ...] = ("tensorboard",),
 ) -> dict[str, Any] | None:
     """Runs one spec to the end of its budget and returns its result row; None when it was paused before.
 
     resume  continue the run of this spec in ``out``; a complete one is only read
     pause   asked after every step whether to stop there; ``resume`` goes on to the same bits
+    track   where the numbers can be watched, see ``curbench.track``
     Raises  ValueError for a spec that does not fit, a model that cannot be loaded, or an existing run without resume;
             nothing is written before everything has been checked.
     """
@@ -252,7 +254,7 @@ def train(
     policy = spec.load_policy()
     curator = make_curator(spec, featured_bank(spec, suite, policy, out), spawn_seeds(spec.seed, 2)[0])
     with acting(spec, policy, suite) as actor:
-        record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume, bank=suite.bank)
+        record = RunRecord(run_directory(out, spec), spec.model_dump(), resume=resume, bank=suite.bank, track=track)
         if not record.complete:
             if record.state is not None:
                 assert record.spent is not None
