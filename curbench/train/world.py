@@ -9,6 +9,7 @@ the record; the others hear what to do from it, see ``Conductor`` and ``serve``.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -118,7 +119,8 @@ def company() -> Iterator[World]:
         if not world.broken:
             if world.rank == 0:
                 world.broadcast(None)
-            dist.destroy_process_group()
+            if "vllm" not in sys.modules:  # whose engine lives in these groups, and ends them when the process does
+                dist.destroy_process_group()
 
 
 _present: list[World] = []
