@@ -622,6 +622,9 @@ def replay(
     signal: Annotated[str | None, typer.Option(help="Utility, if not the logged one.")] = None,
     draws: Annotated[int, typer.Option(min=1, help="Simulated selections per step, where needed.")] = 32,
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Keep them for curbench report.")
+    ] = None,
     setting: Set = [],  # noqa: B006  # typer copies it
     as_json: Json = False,
 ) -> None:
@@ -629,6 +632,8 @@ def replay(
     from curbench.config import parse_settings, settings_of, split_work
     from curbench.console import table
     from curbench.curators import split_admission
+    from curbench.provenance import environment
+    from curbench.record import write_atomic
     from curbench.replay import read_log, replay_run
     from curbench.replay.replay import HEAD, NOT_A_TRAJECTORY, cells
 
@@ -636,7 +641,12 @@ def replay(
     given, named = parse_settings(setting), {label: split_admission(label)[0] for label in labels}
     own = {label: settings_of(name, given, list(named.values())) for label, name in named.items()}
     log = read_log(run, signal=signal)
+    if out and out.exists():
+        raise ValueError(f"{out} exists; results are never overwritten: choose another --out")
     rows = [replay_run(log, label, hyper=own[label], draws=draws, level=level) for label in labels]
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, json.dumps({"environment": environment(), "replay": rows}, indent=1).encode())
     if as_json:
         for row in rows:
             emit(row)

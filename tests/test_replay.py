@@ -207,7 +207,11 @@ def logged_run(tmp_path_factory):
     return learnt().log_directory(out, seed=0)
 
 
-def test_learn_logs_and_replay_reads(logged_run, capsys):
+def rows_of(path):
+    return json.loads(path.read_text())["replay"]
+
+
+def test_learn_logs_and_replay_reads(logged_run, tmp_path, capsys):
     assert command("replay", logged_run, "--curator", "sec,mopps", "--set", "sec.alpha=0.9", "--json") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["curator"] for row in rows] == ["sec", "mopps"]
@@ -215,8 +219,14 @@ def test_learn_logs_and_replay_reads(logged_run, capsys):
     assert set(rows[0]["estimates"]) == {"ips", "snips", "dr"}
     assert rows[0]["slots"] == 96
     assert "not the trajectory" in rows[0]["says"]
-    assert command("replay", logged_run, "--curator", "sec") == 0
+    out, page = tmp_path / "replay.json", tmp_path / "report.html"
+    assert command("replay", logged_run, "--curator", "sec", "--out", out) == 0
     assert "not the trajectory" in capsys.readouterr().out
+    assert command("report", out, "--out", page) == 0
+    estimate = rows_of(out)[0]["estimates"]["dr"]
+    assert f"<td>{estimate['mean']:.3f} [{estimate['lo']:.3f}, {estimate['hi']:.3f}]</td>" in page.read_text()
+    assert command("replay", logged_run, "--curator", "sec", "--out", out) == 2
+    assert "never overwritten" in capsys.readouterr().err
 
 
 def test_logging_changes_no_result(logged_run, tmp_path, capsys):

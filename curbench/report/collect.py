@@ -49,6 +49,7 @@ class Collection:
     simulation: list[dict[str, Any]] = field(default_factory=list)
     sweep: list[dict[str, Any]] = field(default_factory=list)
     learner: list[dict[str, Any]] = field(default_factory=list)
+    replay: list[dict[str, Any]] = field(default_factory=list)
     kernel: list[dict[str, Any]] = field(default_factory=list)
     training: list[TrainingRun] = field(default_factory=list)
     environment: list[dict[str, Any]] = field(default_factory=list)
@@ -71,7 +72,7 @@ def collect(paths: list[Path]) -> Collection:
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 _add(found, path)
-    if not (found.simulation or found.sweep or found.learner or found.kernel or found.training):
+    if not (found.simulation or found.sweep or found.learner or found.replay or found.kernel or found.training):
         names = ", ".join(str(path) for path in paths)
         if found.unfinished:
             count = len(found.unfinished)
@@ -105,6 +106,15 @@ def _add(found: Collection, path: Path) -> None:
         _check(path, content, SIMULATION)
         found.simulation.append(content)
         found.environment.append(content["environment"])
+    elif {"replay", "environment"} <= content.keys():
+        _check(path, content, {"environment": ENVIRONMENT})
+        for row in content["replay"]:
+            require_keys(f"{path}: a row", row, *REPLAY.split())
+            _check(path, row, {"estimates": "ips snips dr"})
+            for one in (row["logged"], *row["estimates"].values()):
+                require_keys(f"{path}: an estimate", one, "mean", "lo", "hi")
+        found.replay.extend(content["replay"])
+        found.environment.append(content["environment"])
     elif {"rows", "environment"} <= content.keys():
         _check(path, content, {"environment": ENVIRONMENT})
         for row in content["rows"]:
@@ -130,6 +140,7 @@ LEARNER = {
     "tokens start competence area target reached tokens_to_target wasted regret",
     **{f"row.{name}": "mean lo hi" for name in ("competence", "area", "wasted", "regret")},
 }
+REPLAY = "run logged_by curator hyper signal slots effective_slots logged estimates says"
 KERNEL = "op variant shape size dtype threads backend peer us peer_us ratio bytes fraction_of_ceiling"
 """What the page reads, by the dotted place of the object that holds it."""
 

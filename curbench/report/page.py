@@ -11,6 +11,7 @@ from curbench.record import write_atomic
 from curbench.report.collect import Collection, collect, write_pack
 from curbench.report.kernels import kernels
 from curbench.report.markup import note, table
+from curbench.report.replay_section import replays
 from curbench.report.sim_sections import learners, simulations, sweep
 from curbench.report.training_sections import training, unfinished
 
@@ -52,6 +53,7 @@ def write_report(paths: list[Path], out: Path, *, pack: Path | None = None) -> d
         *simulations(found.simulation),
         *sweep(found.sweep),
         *learners(found.learner),
+        *replays(found.replay),
         *kernels(found.kernel),
         *_provenance(found),
     ]
@@ -67,6 +69,7 @@ def write_report(paths: list[Path], out: Path, *, pack: Path | None = None) -> d
         "simulations": len(found.simulation),
         "units": len(found.sweep),
         "learner_units": len(found.learner),
+        "replays": len(found.replay),
         "kernel_rows": len(found.kernel),
         "training_runs": len(found.training),
         "unfinished_runs": len(found.unfinished),
