@@ -78,7 +78,7 @@ def generate(task: Task, recipe: Recipe, progress: Callable[[float], None] = lam
     strata, size = len(task.stratum_name), recipe.train + recipe.test
     item: list[Item] = []
     seen: set[str] = set()
-    with Worker("curbench.suites.generate:draw_one", guarded=False) as worker:
+    with Worker("curbench.suites.generate:draw_one", imports=[recipe.task.partition(":")[0]], guarded=False) as worker:
         for stratum in range(strata):
             found: list[Item] = []
             failed = ""
@@ -98,9 +98,7 @@ def generate(task: Task, recipe: Recipe, progress: Callable[[float], None] = lam
                     if len(found) == size:
                         break
             if len(found) < 2:
-                raise ValueError(
-                    f"{task.name}, stratum {task.stratum_name[stratum]!r}: no problems could be made{failed}"
-                )
+                raise ValueError(f"{task.name}: no problems of {task.stratum_name[stratum]!r} could be made{failed}")
             test = min(recipe.test, len(found) // 2)
             item += split_items(task, found, test, recipe.seed)
     return item

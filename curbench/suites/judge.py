@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from curbench.suites.worker import CallFailed, CallTimeout, Worker
@@ -15,17 +16,17 @@ class Judge:
     """Rewards by ``module:function``, called in a child process as ``function(answer, *rest)``.
 
     The function returns a number in [0, 1], or True or False; 1 is exactly right. A call that raises, takes longer than
-    ``timeout_s`` or kills its process is a reward of 0, and counted.
+    ``timeout_s`` or kills its process is a reward of 0, and counted. ``imports`` as in ``Worker``.
 
     >>> with Judge("curbench.suites.judge:math") as judge:
     ...     judge.score(r"$\\\\frac{2}{4}$", "0.5")
     (1.0, True)
     """
 
-    def __init__(self, target: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, target: str, timeout_s: float = TIMEOUT_S, imports: Sequence[str] = ()) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._worker = Worker(target)
+        self._worker = Worker(target, imports=imports)
         self._calls = self._failed = self._timeouts = self._in_a_row = 0
         self._answered = False
 

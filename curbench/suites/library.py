@@ -12,7 +12,7 @@ from curbench.settings import convert
 from curbench.suites import Progress, Suite
 from curbench.suites.generate import Recipe, load_items
 from curbench.suites.item import Item, Task, as_suite, in_style
-from curbench.suites.judge import Judge
+from curbench.suites.judge import TIMEOUT_S, Judge
 
 TRAIN, TEST = 500, 64
 
@@ -20,12 +20,14 @@ TRAIN, TEST = 500, 64
 class Library(Task):
     """The task of one dataset. A given is {"entry"}: question, answer and metadata, as the library made them.
 
-    dataset  its name in reasoning-gym;  knob  the fields of its configuration
+    dataset    its name in reasoning-gym
+    timeout_s  seconds for the score of one answer
+    knob       the fields of its configuration
     """
 
     stratum_name = ("all",)
 
-    def __init__(self, dataset: str, **knob: Any) -> None:
+    def __init__(self, dataset: str, timeout_s: float = TIMEOUT_S, **knob: Any) -> None:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
 
@@ -34,7 +36,7 @@ class Library(Task):
         self.name = f"rg:{dataset}"
         self._dataset = dataset
         self._knob = convert(DATASETS[dataset][1], knob, reserved=frozenset({"seed", "size"}))
-        self._judge = Judge("curbench.suites.library:score_answer")
+        self._judge = Judge("curbench.suites.library:score_answer", timeout_s, ["reasoning_gym"])
 
     def draw(self, stratum: int, generator: np.random.Generator) -> Item | None:
         """The first entry of the dataset for a random seed."""
@@ -82,10 +84,12 @@ def score_answer(answer: str, dataset: str, knob: dict[str, Any], entry: dict[st
     return min(max(float(score), 0.0), 1.0)
 
 
-def load(name: str, split: str, *, progress: Progress, style: str = "compact", **knob: Any) -> Suite:
+def load(
+    name: str, split: str, *, progress: Progress, style: str = "compact", timeout_s: float = TIMEOUT_S, **knob: Any
+) -> Suite:
     """The problems of one split of ``rg:DATASET``; ``knob`` are the fields of the dataset's configuration."""
     dataset = name.partition(":")[2]
-    task = Library(dataset, **knob)
+    task = Library(dataset, float(timeout_s), **knob)
     recipe = Recipe("curbench.suites.library:Library", {"dataset": dataset, **knob}, train=TRAIN, test=TEST)
     suite = as_suite(task, load_items(task, recipe, None, progress), split)
     return in_style(suite, style, suite.question)

@@ -54,8 +54,8 @@ class UserTask(Task):
     def judge(self, verifier: str) -> Judge:
         """The process of a verifier that is not ours."""
         if verifier not in self._judge:
-            target = "curbench.suites.judge:math" if verifier == "math" else verifier
-            self._judge[verifier] = Judge(target, self._timeout_s)
+            target, needs = ("curbench.suites.judge:math", ["math_verify"]) if verifier == "math" else (verifier, [])
+            self._judge[verifier] = Judge(target, self._timeout_s, needs)
         return self._judge[verifier]
 
     def score(self, item: Item, answer: str) -> tuple[float, bool]:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from time import monotonic
@@ -56,6 +57,7 @@ class Worker:
     """Calls ``module:function`` in a child process with JSON arguments and a JSON result.
 
     target     ``module:function``; the module is looked for where this process would, and in the current folder
+    imports    modules that are imported before the first call, so that its time limit is for the call alone
     memory     bytes of address space of the child; None leaves it alone
     guarded    whether the function may only compute and read: no files written, no programs, no sockets
 
@@ -66,9 +68,16 @@ class Worker:
     120
     """
 
-    def __init__(self, target: str, *, memory: int | None = MEMORY_BYTES, guarded: bool = True) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        imports: Sequence[str] = (),
+        memory: int | None = MEMORY_BYTES,
+        guarded: bool = True,
+    ) -> None:
         self.target = target
-        self._option = {"target": target, "memory": memory, "guarded": guarded}
+        self._option = {"target": target, "imports": list(imports), "memory": memory, "guarded": guarded}
         self._child: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -91,7 +100,10 @@ class Worker:
             child, self._child = self._child, None
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                with suppress(BrokenPipeError):
+                    pipe.close()  # type: ignore[union-attr]
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -193,6 +205,8 @@ def main() -> None:
     option = json.loads(source.readline())
     module, _, name = option["target"].partition(":")
     try:
+        for other in option["imports"]:
+            import_module(other)
         function = getattr(import_module(module), name)
         if not callable(function):
             raise TypeError(f"{name!r} is not callable")
