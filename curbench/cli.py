@@ -487,7 +487,8 @@ def suite(
 @app.command()
 def base(
     out: Annotated[Path, typer.Option("--out", help="Folder of the new model.")],
-    suite: Annotated[str, typer.Option(help="Suite whose training problems it is warmed up on.")] = "countdown",
+    suite: Annotated[str, typer.Option(help="Suite, or suites with commas, that it is warmed up on.")] = "countdown",
+    size: Annotated[str, typer.Option(help="tiny (0.5 million parameters), small (10) or medium (100).")] = "tiny",
     setting: Set = [],  # noqa: B006  # typer copies it
     as_json: Json = False,
 ) -> None:
@@ -496,14 +497,25 @@ def base(
 
     from curbench.config import convert, parse_settings
     from curbench.console import bars
-    from curbench.train.base import make_base
+    from curbench.train.base import SPREAD, make_base
 
-    chosen = convert(make_base, parse_settings(setting), reserved=frozenset({"suite_name", "out_dir", "progress"}))
+    given = {"size": size} | parse_settings(setting)
+    chosen = convert(make_base, given, reserved=frozenset({"suite_name", "out_dir", "progress"}), owner="base")
     steps = chosen.setdefault("steps", signature(make_base).parameters["steps"].default)
     with bars() as bar:
+        for name in suite.split(","):
+            prepare_suite(name, {}, bar)
         progress = bar("base", steps)
         recipe = make_base(suite, out, progress=lambda step, loss: progress.update(step), **chosen)
-    emit(recipe) if as_json else print(f"{out}: pass rate {json.dumps(recipe['pass_rate'])}")
+    if as_json:
+        emit(recipe)
+        return
+    for name, one in recipe["pass_rate"].items():
+        print(f"{name:24} pass rate {one['rate']:.3f}  n={one['n']}")
+    low, high = SPREAD
+    reached = "are all" if recipe["spread"] else "are not all"
+    made = f"{recipe['parameters']} parameters, {recipe['steps_taken']} steps"
+    print(f"{out}: {made}; pass rates {reached} in {low}..{high}")
 
 
 @app.command()

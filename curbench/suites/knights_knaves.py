@@ -63,14 +63,22 @@ class KnightsKnaves(Task):
         return Item(given, " ".join(_case(who, truthful) for who, truthful in enumerate(solution[0])), stratum)
 
     def prompt(self, item: Item) -> str:
-        """What each says, in one word where words are few, so that a small model needs one token for it.
+        """What each says, in the order of the people.
+
+        With "near", one word each, in which x and y are the two before the speaker (the first two of all for these), in
+        upper case as a knight; "-" fills up to 14, so that all prompts are as long, and small models can learn them.
 
         >>> one = Item({"statement": [["or", [0, False], [1, True]], ["is", [0, True]]]}, "A B", 0)
         >>> KnightsKnaves().prompt(one), KnightsKnaves("any").prompt(one)
-        ('kk AsaysaorB BsaysA:', 'kk A says a or B B says A:')
+        ('kk xorY X - - - - - - - - - - - -:', 'kk A says a or B B says A:')
         """
-        said = [[LETTER[k], "says", *_short(one)] for k, one in enumerate(item.given["statement"])]
-        return "kk " + " ".join(("" if self._near else " ").join(word) for word in said) + ":"
+        statement = item.given["statement"]
+        if self._near:
+            said = ["".join(_short(one, "XY", max(0, k - 2))) for k, one in enumerate(statement)]
+            said += ["-"] * (SIZE[-1] - len(said))
+        else:
+            said = [" ".join([LETTER[k], "says", *_short(one, LETTER, 0)]) for k, one in enumerate(statement)]
+        return f"kk {' '.join(said)}:"
 
     def question(self, item: Item) -> str:
         """The puzzle in English."""
@@ -102,13 +110,13 @@ class KnightsKnaves(Task):
         return item.stratum / (len(SIZE) - 1)
 
 
-def _case(who: int, knight: int | bool) -> str:
-    return LETTER[who] if knight else LETTER[who].lower()
+def _case(who: int, knight: int | bool, letter: str = LETTER) -> str:
+    return letter[who] if knight else letter[who].lower()
 
 
-def _short(statement: Any) -> list[str]:
-    kind, *literal = statement
-    one, *other = [_case(who, knight) for who, knight in literal]
+def _short(statement: Any, letter: str, first: int) -> list[str]:
+    kind, *claim = statement
+    one, *other = [_case(who - first, knight, letter) for who, knight in claim]
     return [one, kind, *other] if other else [one]
 
 

@@ -15,7 +15,7 @@ from hashlib import sha256
 from math import cos, pi
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,20 @@ from curbench.train.losses import length_mask
 from curbench.train.policy import Policy, as_policy, encode
 
 WORD = r"[A-Za-z]+|[0-9]{1,2}|."
+SPREAD = (0.05, 0.9)
+"""Pass rates that leave RL something to find: the warm-up may stop once those of all strata are in here."""
+
+
+class Size(NamedTuple):
+    """Shape of a decoder; its feed-forward layers have 8/3 as many units."""
+
+    hidden: int
+    layers: int
+    heads: int
+
+
+SIZES = {"tiny": Size(96, 4, 4), "small": Size(320, 8, 5), "medium": Size(832, 12, 13)}
+"""About 0.5, 10 and 100 million parameters."""
 
 
 def make_base(
@@ -40,9 +54,12 @@ def make_base(
     batch: int = 128,
     learning_rate: float = 2e-3,
     bucket: int = 1,
-    hidden: int = 96,
-    layers: int = 4,
-    heads: int = 4,
+    check_every: int = 500,
+    size: Literal["tiny", "small", "medium"] = "tiny",
+    hidden: int | None = None,
+    layers: int | None = None,
+    heads: int | None = None,
+    device: str | None = None,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> dict[str, Any]:
     """Trains a base model, writes it with its tokenizer and recipe.json to ``out_dir`` and returns the recipe.
@@ -52,7 +69,10 @@ def make_base(
     corruption  share of examples whose answer was made wrong by one random change: it grows from 0 at the first step to
                 this at the last, so that the model learns first and is blurred later
     bucket      batches that are drawn together and parted by length, so that little of a batch is padding
-    hidden, layers, heads  shape of the decoder (Llama), feed-forward 8/3 hidden
+    check_every steps between measurements of the held-out pass rates: the warm-up ends early when those of all strata
+                are in ``SPREAD``, and the recipe says whether that was reached; 0 never looks
+    size        shape of the decoder (Llama), see ``SIZES``; hidden, layers, heads change it one by one
+    device      default: a GPU if there is one
     progress    called with the step and its loss
     Raises      ValueError for an unknown suite, an ``out_dir`` that already holds a model, or a share outside [0, 1].
 
@@ -65,9 +85,19 @@ def make_base(
     if (out / "config.json").exists():
         raise ValueError(f"{out} already holds a model; choose another folder or delete it")
     tokenizer = word_tokenizer(train.prompt(i) + train.solution(i) for i in range(len(train.bank)))
-    policy = tiny_policy(tokenizer, hidden=hidden, layers=layers, heads=heads, seed=seed)
+    given = {"hidden": hidden, "layers": layers, "heads": heads}
+    shape = SIZES[size]._replace(**{name: value for name, value in given.items() if value is not None})
+    policy = tiny_policy(tokenizer, **shape._asdict(), seed=seed)
+    policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    longest = max(map(len, tokenizer([train.solution(i) for i in range(len(train.bank))])["input_ids"]))
+    width = max(GRPOConfig().max_new_tokens, longest + 1)
+
+    def spread(step: int) -> bool:
+        rate = pass_rate(policy, train, test, width, samples=1) if check_every and step % check_every == 0 else {}
+        return bool(rate) and is_spread(rate)
+
     begin = perf_counter()
-    loss = warm_up(
+    loss, done = warm_up(
         policy,
         train,
         np.random.default_rng(seed),
@@ -77,26 +107,29 @@ def make_base(
         learning_rate=learning_rate,
         bucket=bucket,
         progress=progress,
+        enough=spread,
     )
+    rate = pass_rate(policy, train, test, width)
     seconds = perf_counter() - begin
-    policy.model.save_pretrained(out)
+    policy.model.to("cpu").save_pretrained(out)
     tokenizer.save_pretrained(out)
     recipe = {
         "suite": suite_name,
         "seed": seed,
         "steps": steps,
+        "steps_taken": done,
+        "check_every": check_every,
         "corruption": corruption,
         "batch": batch,
         "learning_rate": learning_rate,
         "bucket": bucket,
-        "hidden": hidden,
-        "layers": layers,
-        "heads": heads,
+        **shape._asdict(),
         "parameters": sum(p.numel() for p in policy.model.parameters()),
         "torch": torch.__version__,
         "final_loss": round(loss, 4),
         "seconds": round(seconds),
-        "pass_rate": pass_rate(policy, train, test),
+        "pass_rate": rate,
+        "spread": is_spread(rate),
         "sha256": sha256((out / "model.safetensors").read_bytes()).hexdigest(),
     }
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
@@ -133,9 +166,23 @@ def tiny_policy(tokenizer: Any, *, hidden: int, layers: int, heads: int, seed: i
 
     Llama and not Qwen2: for the latter, AutoTokenizer puts Qwen's own splitting rules over those in tokenizer.json.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
+    with torch.random.fork_rng(devices=[]):  # the constructor draws weights too, from the global generator
+        model = LlamaForCausalLM(decoder_config(tokenizer, hidden, layers, heads))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:  # norms stay at one
+                parameter.normal_(0.0, model.config.initializer_range, generator=generator)
+    return as_policy(model, tokenizer)
+
+
+def decoder_config(tokenizer: Any, hidden: int, layers: int, heads: int) -> Any:
+    """The configuration of transformers for a Llama decoder of that shape."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=hidden * 8 // 3,
@@ -148,14 +195,6 @@ def tiny_policy(tokenizer: Any, *, hidden: int, layers: int, heads: int, seed: i
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):  # the constructor draws weights too, from the global generator
-        model = LlamaForCausalLM(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:  # norms stay at one
-                parameter.normal_(0.0, config.initializer_range, generator=generator)
-    return as_policy(model, tokenizer)
 
 
 def warm_up(
@@ -169,8 +208,12 @@ def warm_up(
     learning_rate: float,
     bucket: int = 1,
     progress: Callable[[int, float], None],
-) -> float:
-    """Trains the policy in place on the answers of fresh examples; returns the mean loss of the last 100 steps."""
+    enough: Callable[[int], bool] = lambda step: False,
+) -> tuple[float, int]:
+    """Trains the policy in place on the answers of fresh examples: (mean loss of the last 100 steps, steps taken).
+
+    enough  asked after every step whether to end there
+    """
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     recent: list[float] = []
     waiting: list[tuple[list[str], list[str]]] = []
@@ -188,7 +231,9 @@ def warm_up(
         optimizer.step()
         recent = [*recent[-99:], float(loss.detach())]
         progress(step + 1, recent[-1])
-    return float(np.mean(recent)) if recent else float("nan")
+        if enough(step + 1):
+            break
+    return (float(np.mean(recent)), step + 1) if recent else (float("nan"), 0)
 
 
 def examples(
@@ -217,9 +262,9 @@ def answer_loss(policy: Policy, prompt: list[str], answer: list[str]) -> Tensor:
     """Mean cross-entropy of the answers' tokens, end of text included; one pass over prompt and answer together."""
     question = encode(policy, prompt)
     token = [[*one, policy.eos[0]] for one in policy.tokenizer(answer)["input_ids"]]
-    length = torch.tensor([len(one) for one in token])
-    width = int(length.max())
-    target = torch.tensor([one + [policy.pad] * (width - len(one)) for one in token])
+    length = torch.tensor([len(one) for one in token], device=policy.device)
+    width = max(map(len, token))
+    target = torch.tensor([one + [policy.pad] * (width - len(one)) for one in token], device=policy.device)
     full = torch.cat([question.id, target[:, :-1]], dim=1)
     mask = torch.cat([question.mask, torch.ones_like(target[:, :-1])], dim=1)
     position = (mask.cumsum(1) - 1).clamp(min=0)
@@ -230,13 +275,26 @@ def answer_loss(policy: Policy, prompt: list[str], answer: list[str]) -> Tensor:
     return (loss * length_mask(length, width)).sum() / length.sum()
 
 
-def pass_rate(policy: Policy, train: Suite, test: Suite, samples: int = 4) -> dict[str, dict[str, float]]:
-    """Sampled pass rate on the test split at temperature 1, by stratum name: rate and number of completions."""
-    config = GRPOConfig(evaluation_samples=samples)
+def is_spread(rate: dict[str, dict[str, float]]) -> bool:
+    """Whether the pass rates of all strata leave RL something to find.
+
+    >>> is_spread({"easy": {"rate": 0.8, "n": 10}, "hard": {"rate": 0.0, "n": 10}})
+    False
+    """
+    return all(SPREAD[0] <= one["rate"] <= SPREAD[1] for one in rate.values())
+
+
+def pass_rate(policy: Policy, train: Suite, test: Suite, width: int, samples: int = 4) -> dict[str, dict[str, float]]:
+    """Sampled pass rate on the test split at temperature 1, by stratum name: rate and number of completions.
+
+    width  the largest number of new tokens
+    """
+    config = GRPOConfig(evaluation_samples=samples, max_new_tokens=width)
     result = GRPOActor(policy, train, test, seed=0, config=config).evaluate()
     rate = {}
     for stratum, name in enumerate(test.bank.stratum_name):
         inside = result.stratum == stratum
         n = int(result.n[inside].sum())
-        rate[name] = {"rate": round(float(result.success[inside].sum()) / n, 4), "n": n}
+        if n:
+            rate[name] = {"rate": round(float(result.success[inside].sum()) / n, 4), "n": n}
     return rate

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from curbench import loop, signals
 from curbench.curators import curator_class
 from curbench.suites import load
+from curbench.train import base
 from curbench.train import policy as policy_module
 from curbench.train.base import answer_loss, examples, make_base, tiny_policy, word_tokenizer
 from curbench.train.grpo import GRPOActor, GRPOConfig
@@ -107,6 +108,40 @@ def test_equal_seeds_make_equal_bases_and_the_recipe_is_complete(tmp_path):
     assert json.loads((tmp_path / "a" / "recipe.json").read_text()) == one
     assert set(one) >= set(recipe())
     load_policy(tmp_path / "a")
+
+
+def test_the_warm_up_ends_when_all_pass_rates_leave_room(tmp_path, monkeypatch):
+    setting = {"steps": 5, "batch": 4, "hidden": 16, "layers": 1, "heads": 2, "check_every": 2}
+    monkeypatch.setattr(base, "pass_rate", lambda *arguments, **option: {"all": {"rate": 0.5, "n": 1}})
+    done = make_base("countdown", tmp_path / "a", **setting)
+    assert (done["steps_taken"], done["spread"]) == (2, True)
+    monkeypatch.setattr(base, "pass_rate", lambda *arguments, **option: {"all": {"rate": 0.0, "n": 1}})
+    done = make_base("countdown", tmp_path / "b", **setting)
+    assert (done["steps_taken"], done["spread"]) == (5, False)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("tiny", (0.3, 1)), ("small", (8, 12)), ("medium", (90, 110))])
+def test_sizes_have_the_parameters_that_they_are_called_by(size, millions):
+    from transformers import LlamaForCausalLM
+
+    tokenizer = load_policy(None, "countdown").tokenizer
+    with torch.device("meta"):
+        model = LlamaForCausalLM(base.decoder_config(tokenizer, *base.SIZES[size]))
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    assert millions[0] < count < millions[1]
+    assert model.config.hidden_size % model.config.num_attention_heads == 0
+
+
+@pytest.mark.parametrize("suite", ["arc_1d"])
+def test_other_bases_are_small_and_leave_room_in_most_strata(suite):
+    folder = shipped_base(suite)
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 1_100_000
+    rate = [one["rate"] for one in json.loads((folder / "recipe.json").read_text())["pass_rate"].values()]
+    assert sum(0.05 <= one <= 0.9 for one in rate) > len(rate) / 2
+    train, test = load(suite, "train"), load(suite, "test")
+    config = GRPOConfig(evaluation_problems=120, threads=1)
+    found = GRPOActor(load_policy(None, suite), train, test, seed=0, config=config).evaluate()
+    assert binomtest(int(found.success.sum()), 120, float(np.mean(rate))).pvalue > 1e-4
 
 
 def test_a_base_is_never_written_over_a_model(tmp_path):
