@@ -64,6 +64,9 @@ class Curator(ABC):
     allocates: ClassVar[bool] = False
     """Whether groups differ in size."""
 
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Attributes, integers, that a step keeps from one round to the next (``refill``); part of the state."""
+
     filters: ClassVar[bool] = False
     """Whether admission is part of the method, whatever the rule it is given."""
 
@@ -183,11 +186,14 @@ class Curator(ABC):
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue exactly: nested dicts of arrays and JSON scalars."""
-        return {"step": self.step, **{name: part.state() for name, part in self.parts.items()}}
+        kept = {name.lstrip("_"): getattr(self, name) for name in self.kept}
+        return {"step": self.step, **kept, **{name: part.state() for name, part in self.parts.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a ``state()``."""
         self.step = int(state["step"])
+        for name in self.kept:
+            setattr(self, name, int(state[name.lstrip("_")]))
         for name, part in self.parts.items():
             part.restore(state[name])
 

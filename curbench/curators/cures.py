@@ -77,6 +77,7 @@ class Cures(Curator):
     """
 
     oversamples = True
+    kept = ("_wanted",)
     allocates = True
     explores = False
     stationary = False

@@ -23,6 +23,7 @@ class Dapo(Curator):
     """
 
     oversamples = True
+    kept = ("_round", "_wanted")
     filters = True
 
     def __init__(

@@ -39,6 +39,7 @@ class Greso(Curator):
     """
 
     oversamples = True
+    kept = ("_round", "_wanted")
     filters = True
 
     def __init__(

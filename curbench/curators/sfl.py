@@ -31,6 +31,7 @@ class Sfl(Curator):
     """
 
     oversamples = True
+    kept = ("_wanted",)
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class Vcrl(Curator):
     """
 
     oversamples = True
+    kept = ("_first",)
     filters = True
 
     def __init__(self, bank: Bank, *, kappa: float = 0.3, momentum: float = 0.9, **common: Any) -> None:

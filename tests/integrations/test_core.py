@@ -233,6 +233,28 @@ def test_a_curator_with_rounds_has_one_open_ticket():
     assert not set(more.problem) & set(ledger.selection(0).problem[:BATCH])
 
 
+@pytest.mark.parametrize("name", ["dapo", "greso", "vcrl", "sfl", "cures"])
+def test_a_step_in_rounds_continues_exactly_after_any_of_them(name, tmp_path):
+    whole, actor, told_in_all = Ledger(make(name), signal="pass_rate"), LearnerActor(LEARNER, 5), 0
+    for _ in range(4):
+        selection, more = whole.select(BATCH), True
+        rounds = selection
+        while more:
+            whole.save(tmp_path / "ledger.safetensors")
+            other = Ledger(make(name), signal="pass_rate")
+            other.load(tmp_path / "ledger.safetensors")
+            rollouts = actor.rollout(rounds)
+            told_in_all += len(rounds)
+            answer = rewards(rollouts, actor.reward(rollouts))
+            outcome, again = (ledger.grade(selection.ticket, **answer) for ledger in (whole, other))
+            more = rounds = outcome.more
+            assert (again.more is None) == (more is None)
+            if more is not None:
+                same(vars(again.more), vars(more))
+        whole.observe(selection.ticket)
+    assert told_in_all > 4 * BATCH
+
+
 def test_a_curator_that_looks_at_the_actor_needs_a_view():
     with pytest.raises(ValueError, match="looks at the actor's hidden states"):
         Ledger(make("gain_rl")).select(BATCH)
