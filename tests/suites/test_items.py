@@ -85,7 +85,7 @@ def test_shipped_banks_are_those_of_their_recipe_small_and_split_apart(name):
         assert test.verify(i, test.solution(i - 1) + "x") == (0.0, False)
 
 
-@pytest.mark.parametrize("name", ["arc_1d"])
+@pytest.mark.parametrize("name", ["arc_1d", "knights_knaves"])
 def test_prompts_and_answers_fit_a_tiny_model(name):
     from curbench.train.policy import load_policy
 

