@@ -27,7 +27,8 @@ def convert(
     {'max_size': 12}
     """
     parameters = [name for name in inspect.signature(function).parameters if name not in reserved]
-    hints = get_type_hints(vars(function)["__init__"] if isinstance(function, type) else function)
+    made_by = getattr(function, "__init__") if isinstance(function, type) else function  # noqa: B009  # mypy: unsound
+    hints = get_type_hints(made_by)
     owner = owner or function.__qualname__.removesuffix(".__init__")
     value = {}
     for name, text in setting.items():

@@ -149,6 +149,15 @@ def test_every_puzzle_has_the_one_solution_that_is_stored(mention):
     assert any(found)
 
 
+@pytest.mark.parametrize("name", ["simple_equations", "zebra", "gsm_symbolic"])
+def test_made_suites_load(name, tmp_path, monkeypatch):
+    pytest.importorskip("reasoning_gym")
+    monkeypatch.setenv("CURBENCH_CACHE", str(tmp_path))
+    suite = load(name, "test", {"train": "1", "test": "1"})
+    assert set(suite.bank.stratum_size) == {1}
+    assert suite.verify(0, suite.solution(0)) == (1.0, True)
+
+
 def test_only_known_settings_of_a_suite_are_taken():
     with pytest.raises(ValueError, match="KnightsKnaves has no setting 'size'; its settings: mention"):
         load("knights_knaves", "train", {"size": "3"})
