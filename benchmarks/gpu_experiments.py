@@ -28,7 +28,11 @@ from curbench.train.plan import estimate
 ROUND_S = 600.0
 """Seconds that one seed of all curators on one suite may take."""
 
-SETTING: dict[str, Any] = {"batch": 64, "group": 16, "evaluate_every": 10}
+STEPS = 2500
+LEARNING_RATE = {"tiny": 2e-3, "small": 1e-3, "medium": 4e-4}
+"""Of the warm-up of a base model."""
+
+SETTING: dict[str, Any] = {"batch": 64, "group": 16, "evaluate_every": 10, "grpo": {"target": {"form": "head"}}}
 
 
 def base_model(suite: str, size: str, out: Path, device: str) -> Path:
@@ -36,8 +40,10 @@ def base_model(suite: str, size: str, out: Path, device: str) -> Path:
     folder = out / "base" / f"{suite}-{size}"
     if not (folder / "recipe.json").exists():
         with bars() as bar:
-            shown = bar(f"base model of {suite}, {size}", 1.0)
-            make_base(suite, folder, size=size, device=device, progress=lambda step, loss: shown.update(0.0))
+            shown = bar(f"base model of {suite}, {size}", STEPS)
+            rate = LEARNING_RATE[size]
+            note = lambda step, loss: shown.update(step)  # noqa: E731
+            make_base(suite, folder, size=size, device=device, steps=STEPS, learning_rate=rate, progress=note)
     return folder
 
 
