@@ -67,7 +67,8 @@ def collect(paths: list[Path]) -> Collection:
         if not root.exists():
             raise ValueError(f"{root} does not exist; give folders that sim, sweep, bench or train wrote with --out")
         parquet = root.rglob("*.parquet")
-        units = [path for path in parquet if path.parent.name in UNITS or path.name.endswith(PACK)]
+        runs = any(root.rglob("run.json"))  # a pack beside them was made of them
+        units = [path for path in parquet if path.parent.name in UNITS or (path.name.endswith(PACK) and not runs)]
         for path in [root] if root.is_file() else sorted([*root.rglob("*.json"), *units]):
             if path.resolve() not in seen:
                 seen.add(path.resolve())

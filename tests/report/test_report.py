@@ -256,6 +256,7 @@ def test_a_pack_of_runs_gives_the_same_page(everything, tmp_path):
     summary = write_report([pack], tmp_path / "two.html")
     assert summary["training_runs"] == 3
     assert (tmp_path / "one.html").read_text() == (tmp_path / "two.html").read_text()
+    assert write_report([tmp_path], tmp_path / "three.html")["training_runs"] == 3  # runs and their pack
     with pytest.raises(ValueError, match=r"a pack of runs is named SOMETHING.runs.parquet; got all.parquet"):
         write_report([everything], tmp_path / "one.html", pack=tmp_path / "all.parquet")
 
