@@ -335,8 +335,7 @@ def test_files_that_are_not_text_or_not_parquet_are_named(tmp_path):
     directory = write_run(tmp_path, SEC[0])
     (tmp_path / "some.runs.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"some.runs.parquet is not a pack of training runs"):
-        collect([tmp_path])
-    (tmp_path / "some.runs.parquet").unlink()
+        collect([tmp_path / "some.runs.parquet"])
     (directory / "run.json").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"run.json is not JSON"):
         collect([tmp_path])
