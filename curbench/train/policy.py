@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from curbench.types import ActorView, Array
@@ -102,7 +103,7 @@ def load_policy(
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), attn_implementation=attention, use_safetensors=True, **local
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{folder} cannot be loaded as a causal language model: {reason}") from error
     if chat and not tokenizer.chat_template:
