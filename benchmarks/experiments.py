@@ -68,7 +68,9 @@ def carry_out(suites: dict[str, list[TrainSpec]], out: Path, *, jobs: int, slice
     print(f"{finished} of {total} runs are complete")
     if not any(out.rglob("evals.jsonl")):
         return False
-    summary = write_report([out], out / f"{NAME}.html", pack=out / f"{NAME}.runs.parquet")
+    page, pack = out / f"{NAME}.html", out / f"{NAME}.runs.parquet"
+    write_report([out], page, pack=pack)
+    summary = write_report([pack], page)  # so that the page is what the data give, to the last digit
     print(f"page: {summary['report']}")
     return finished == total
 
