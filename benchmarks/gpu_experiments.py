@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from experiments import CURATORS, SUITES, carry_out, plan
+from experiments import CURATORS, SUITES, carry_out, plan, show
 
 from curbench.console import bars
 from curbench.record import read_json, write_atomic
@@ -51,7 +51,7 @@ def budget(suite: str, model: Path, out: Path) -> int:
     """Generated tokens of a run, looked up once."""
     path = out / f"budget-{suite}.json"
     if not path.exists():
-        (spec, *_) = plan(suite, seeds=range(1), tokens=1, model=str(model), **SETTING)
+        (spec,) = plan(suite, seeds=[0], tokens=1, model=str(model), **SETTING)["uniform"]
         cost = estimate(spec)
         per_run = ROUND_S / len(CURATORS)
         tokens = int(per_run / cost.step_s * cost.step_tokens / 1.5)  # a step's signal, evaluations and loading
@@ -71,20 +71,18 @@ def main() -> None:
     asked = parser.parse_args()
     deadline = time.time() + 60 * asked.minutes
     asked.out.mkdir(parents=True, exist_ok=True)
-    whole = True
+    whole, suites = True, asked.suites.split(",")
     for seed in range(asked.seeds):
-        for suite in asked.suites.split(","):
+        for suite in suites:
             if time.time() >= deadline:
                 sys.exit(3)
             model = base_model(suite, asked.size, asked.out, asked.device)
-            specs = plan(
-                suite,
-                seeds=range(seed, seed + 1),
-                tokens=budget(suite, model, asked.out),
-                model=str(model),
-                **SETTING,
-            )
-            whole &= carry_out({suite: specs}, asked.out, jobs=1, slices=4, deadline=deadline)
+            tokens = budget(suite, model, asked.out)
+            runs = plan(suite, seeds=[seed], tokens=tokens, model=str(model), **SETTING)
+            specs = [spec for (spec,) in runs.values()]
+            done, every = carry_out(f"{suite}, seed {seed}", [(asked.out, specs)], jobs=1, slices=4, deadline=deadline)
+            whole &= done == every
+            show([asked.out / one for one in suites], asked.out, "gpu-experiments")
     sys.exit(0 if whole else 3)
 
 
