@@ -60,6 +60,8 @@ ABLATION = {
     "actor_curator-strata": Entrant("actor_curator", SHORT, {"features": "strata"}),
     "target_aligned": Entrant("target_aligned"),
     "target_aligned-probe": Entrant("target_aligned", {}, {"grpo": {"threads": 1}}),
+    "target_aligned-eta": Entrant("target_aligned", {"eta": "3"}),
+    "target_aligned-linear": Entrant("target_aligned", {"scorer": "linear"}),
     "target_aligned-held_out": Entrant("target_aligned", {"held_out": "8", "every": "4"}),
 }
 """What is suspected of a utility: it is measured on what was just trained on, it is noise, it explores too little."""
@@ -95,6 +97,7 @@ def carry_out(
     label: str, groups: list[Group], *, jobs: int, slices: int = 1, deadline: float | None = None
 ) -> tuple[int, int]:
     """Advances all runs until they are complete, or it is late; (how many are complete, how many there are)."""
+    when: dict[str, Any] = {"slices": slices, "deadline": deadline}
     finished, total = 0, sum(len(specs) for _, specs in groups)
     with bars() as bar:
         overall = bar(label, total)
@@ -105,9 +108,7 @@ def carry_out(
                 done[out, spec.curator, spec.seed] = spec.budget.fraction(spent)
                 overall.update(sum(done.values()))
 
-            for row in run_grid(
-                specs, out, jobs=jobs, resume=True, slices=slices, deadline=deadline, progress=progress
-            ):
+            for row in run_grid(specs, out, jobs=jobs, resume=True, progress=progress, **when):
                 finished += 1
                 print(describe(row), flush=True)
     return finished, total
@@ -141,7 +142,7 @@ def main() -> None:
     folders: list[Path] = []
     for suite in suites:
         runs = plan(suite, seeds=range(asked.seeds), tokens=asked.tokens, entrants=entrants, **SETTING)
-        # Entrants of the ablation share names of curators: those that are not in the main study have folders of their own.
+        # Runs are kept by curator: what differs from the main study in anything else has a folder of its own.
         place = {name: asked.out if name in CURATORS else asked.out / "ablation" / name for name in runs}
         groups = [
             (out, [one for name, specs in runs.items() if place[name] == out for one in specs])
