@@ -92,7 +92,9 @@ def numpy_utility(a: Arrays) -> Any:
 
 
 def tokens_read(a: Arrays) -> Work:
-    return Work(a["new"].nbytes + a["old"].nbytes + a["length" if a["by_length"] else "mask"].nbytes)
+    if a["by_length"]:  # what lies beyond is not read
+        return Work(int(a["length"].sum()) * (a["new"].itemsize + a["old"].itemsize) + a["length"].nbytes)
+    return Work(a["new"].nbytes + a["old"].nbytes + a["mask"].nbytes)
 
 
 PEERS = {
